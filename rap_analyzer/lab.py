@@ -191,13 +191,14 @@ def _write_conf(self: Lab) -> None:
     (self.pg / "lab.conf").write_text(text)
     give(self.pg / "lab.conf")
 
-# %% ../nbs/01_lab.ipynb #805d81d1
+# %% ../nbs/01_lab.ipynb #05fc1f1a
 def in_folder(folder: Path, program: str) -> list[psutil.Process]:  # processes of this lab, and of no other
     "Running processes of `program` whose working directory is `folder`."
     found = []
     for p in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if p.name().startswith(program) and p.status() != psutil.STATUS_ZOMBIE and Path(p.cwd()) == folder: found.append(p)
+            dead = p.status() == psutil.STATUS_ZOMBIE
+            if p.name().startswith(program) and not dead and Path(p.cwd()) == folder: found.append(p)
     return found
 
 
@@ -272,14 +273,15 @@ maxmemory {memory}mb
 maxmemory-policy volatile-lru
 """
 
-# %% ../nbs/01_lab.ipynb #5565dc0c
+# %% ../nbs/01_lab.ipynb #13bcf5ce
 @patch
 def _start_valkey(self: Lab) -> None:
     "Start Valkey unless this lab's own one answers."
     if self._valkey_answers(0): return
     for orphan in in_folder(self.valkey, "valkey"):
         with suppress(psutil.Error): orphan.kill(), orphan.wait(5)
-    password = self._note().get("valkey_password") or self._note(valkey_password=secrets.token_urlsafe(24))["valkey_password"]
+    if "valkey_password" not in self._note(): self._note(valkey_password=secrets.token_urlsafe(24))
+    password = self._note()["valkey_password"]
     conf = self.valkey / "valkey.conf"
     with open(os.open(conf, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
         f.write(VALKEY_CONF.format(port=self._port("valkey"), password=password, dir=self.valkey,
@@ -300,7 +302,7 @@ def _valkey_answers(self: Lab, wait_s: float) -> bool:
         if time.monotonic() > end: return False
         time.sleep(0.05)
 
-# %% ../nbs/01_lab.ipynb #72e58404
+# %% ../nbs/01_lab.ipynb #c2ecbf9f
 ROLES = ("rap_owner", "rap_loader", "rap_app")
 
 
@@ -311,7 +313,8 @@ def url(
     database: str | None = None,  # default: this lab's database
 ) -> str:  # a libpq connection string
     "Where and as whom to connect."
-    pg, options = self.cfg.postgres, f"-c statement_timeout={self.cfg.postgres.statement_timeout_s * 1000:.0f}"
+    pg = self.cfg.postgres
+    options = f"-c statement_timeout={pg.statement_timeout_s * 1000 if role == 'rap_app' else 0:.0f}"
     common = {"connect_timeout": pg.connect_timeout_s, "application_name": "rap_analyzer"}
     if self.external_db:
         base = self.external_db if role == "rap_app" else os.environ.get("DATABASE_ADMIN_URL", self.external_db)
