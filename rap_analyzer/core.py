@@ -61,7 +61,7 @@ class PostgresSection(Section):
     statement_timeout_s: float = Field(60, gt=0, le=3_600)
     connect_timeout_s: int = Field(5, ge=1, le=60)
 
-# %% ../nbs/00_core.ipynb #f2775351
+# %% ../nbs/00_core.ipynb #47e713b8
 class ValkeySection(Section):
     "The embedded Valkey; port 0 takes a free one."
     port: int = Field(0, ge=0, le=65_535)
@@ -69,7 +69,8 @@ class ValkeySection(Section):
 
 
 class ApiSection(Section):
-    "The HTTP service: its port on the loopback interface, and the tenant it serves."
+    "The HTTP service: where it listens (this machine only, unless a container says otherwise), and for which tenant."
+    host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8_000, ge=1, le=65_535)
     tenant: str = Field("demo", pattern=r"^[a-z][a-z0-9_-]{0,30}$")
 

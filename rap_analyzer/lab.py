@@ -67,12 +67,13 @@ def give(path: Path) -> Path:
     if os.geteuid() == 0: os.chown(path, NOBODY, NOBODY)
     return path
 
-# %% ../nbs/01_lab.ipynb #84dee41a
-def run(*command: str, timeout_s: float = 150, **kwargs) -> str:  # what it printed
+# %% ../nbs/01_lab.ipynb #555ddcd2
+def run(*command: str, timeout_s: float = 150, cwd: Path | None = None) -> str:  # what it printed
     "Run one program of a server to its end; its last line of complaint becomes a LabError."
     try:
         done = subprocess.run([*unprivileged(), *command], capture_output=True, text=True, timeout=timeout_s,
-                              env={**os.environ, "LC_ALL": "C", "PGCONNECT_TIMEOUT": "10"}, **kwargs)
+                              cwd=cwd,
+                              env={**os.environ, "LC_ALL": "C", "PGCONNECT_TIMEOUT": "10"})
     except subprocess.TimeoutExpired:
         raise LabError(f"{Path(command[0]).name} did not finish within {timeout_s:.0f} s.") from None
     if done.returncode:
@@ -399,7 +400,7 @@ def locked(file: Path, wait_s: float = 180) -> Iterator[None]:
             else: break
         yield
 
-# %% ../nbs/01_lab.ipynb #2b34d945
+# %% ../nbs/01_lab.ipynb #b7f0f661
 @patch
 def up(self: Lab, keep: bool = False) -> Lab:  # itself
     "Make sure the servers run; with `keep`, until `down`."
@@ -409,15 +410,20 @@ def up(self: Lab, keep: bool = False) -> Lab:  # itself
         if not self.external_db: self._start_pg()
         if not self.external_redis: self._start_valkey()
         self._reach_external()
-        self.make_database() if self._may_administer() else None
+        if self._may_administer(): self.make_database()
         if keep: (self.dir / "keep").touch()
-        if not self._lease:
-            self._lease = open(self.dir / "users.lock", "a")  # noqa: SIM115 (held until close)
-            fcntl.flock(self._lease, fcntl.LOCK_SH)
-            atexit.register(self.close)
+        if not self._lease: self._take_lease()
     return self
 
 
+@patch
+def _take_lease(self: Lab) -> None:
+    "Count as a user of the servers until close, or until this process ends however it ends."
+    self._lease = open(self.dir / "users.lock", "a")  # noqa: SIM115 (held until close)
+    fcntl.flock(self._lease, fcntl.LOCK_SH)
+    atexit.register(self.close)
+
+# %% ../nbs/01_lab.ipynb #04013ccb
 @patch
 def close(self: Lab) -> None:
     "Stop using the servers; the last user stops them, unless they were asked to keep running."
@@ -430,7 +436,7 @@ def close(self: Lab) -> None:
         if not (self.dir / "keep").exists(): self._stop()
     lease.close()
 
-# %% ../nbs/01_lab.ipynb #5557a94a
+# %% ../nbs/01_lab.ipynb #a6cfa2d9
 @patch
 def _stop(self: Lab) -> None:
     "Stop both embedded servers, politely first."
@@ -449,9 +455,11 @@ def down(self: Lab) -> None:
         (self.dir / "keep").unlink(missing_ok=True)
         self._stop()
 
-
+# %% ../nbs/01_lab.ipynb #838703d3
 @patch
 def __enter__(self: Lab) -> Lab: return self.up()
+
+
 @patch
 def __exit__(self: Lab, *_: object) -> None: self.close()
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from import_contracts import module
 
-CELL_LINES, DEFINITIONS, FUNCTION_LINES, WIDTH = 25, 3, 45, 120
+CELL_LINES, DEFINITIONS, FUNCTION_LINES, WIDTH = 25, 3, 45, 132
 UNIT = r"(?:ms|µs|us|s|sec|seconds?|(?:rows|tracks|req|requests|queries)/s|rps|qps|[x×](?!\s*\d))"
 FIGURE = re.compile(rf"(?<![\w.])\d[\d,.]*\s?{UNIT}(?![\w/])", re.I)
 NOT_FIGURES = re.compile(r"\$[^$\n]+\$|\]\([^)]*\)|\b(?:1[89]|20)?\d0s\b")  # formulas, link targets, decades

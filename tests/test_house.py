@@ -167,7 +167,7 @@ BAD = {
     "second title in the first cell": (dict(title=md("# A?\n\n# B?")), "cell 1: a second H1"),
     "outputs": (dict(more=code("1", outputs=[{"output_type": "stream", "name": "stdout", "text": ["1"]}])), "cell 4: has outputs"),
     "execution count": (dict(more=code("1", execution_count=3)), "cell 4: has an execution count"),
-    "wide line": (dict(more=code("x = 1  # " + "x" * 112)), "cell 4: line 1 has 121 characters, at most 120"),
+    "wide line": (dict(more=code("x = 1  # " + "x" * 124)), "cell 4: line 1 has 133 characters, at most 132"),
     "directive below code": (dict(export=code("import os\n#| export")), "cell 3: `#| export` stands below code"),
     "other module": (dict(owner=code("#| default_exp music.noise")), "cell 2: default_exp is music.noise, the file's name says"),
     "no module": (dict(owner=code("1")), "exactly one `#| default_exp`, in the first code cell"),

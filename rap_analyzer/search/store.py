@@ -206,7 +206,13 @@ def lost(error: psycopg.Error) -> bool:
     "True if the connection is gone, so that a second try on a new one makes sense."
     return isinstance(error, psycopg.OperationalError) and (error.sqlstate is None or error.sqlstate.startswith("57P"))
 
-# %% ../../nbs/20_search_store.ipynb #8d944599
+# %% ../../nbs/20_search_store.ipynb #465a5b65
+@patch
+def admin(self: Store, role: str = "rap_owner") -> psycopg.Connection:
+    "A connection as the owner of the tables, or as the loader; each statement is its own transaction."
+    return psycopg.connect(self.lab.url(role), autocommit=True)
+
+
 @patch
 @contextmanager
 def session(self: Store) -> Iterator[Session]:
@@ -219,7 +225,7 @@ def session(self: Store) -> Iterator[Session]:
         yield s
     finally: self._idle.put(None if s is None or s.con.broken or s.con.closed else s)
 
-
+# %% ../../nbs/20_search_store.ipynb #5e8bdc43
 @patch
 def query(self: Store, plan: Plan) -> list[TupleRow]:
     "Run a plan and return its rows; a lost connection is tried once more."
@@ -283,7 +289,7 @@ async def aquery(self: Store, plan: Plan) -> list[TupleRow]:
             if said := plain(e): raise said from e
             raise
 
-# %% ../../nbs/20_search_store.ipynb #a426b7da
+# %% ../../nbs/20_search_store.ipynb #658d4313
 COLUMNS = {"id": "int8", "external_id": "text", "title": "text", "artist": "text", "artist_id": "int8", "language": "text",
            "year": "int2", "mood": "text", "bpm": "float4", "key": "text", "swing": "float4", "rhyme_scheme": "text",
            "lyrics": "text", "popularity": "float4"}
@@ -300,7 +306,7 @@ def check_track(t: Track) -> Track:  # the same track
             if bad: raise ValueError(f"track {t.external_id!a}: {field} has {bad}; decode the text again as UTF-8")
     return t
 
-
+# %% ../../nbs/20_search_store.ipynb #e22805db
 def check_vectors(X: np.ndarray, n: int | None = None) -> np.ndarray:  # float16, shape (n, 512)
     "Refuse embeddings of the wrong shape, with NaN, or of length zero."
     X = np.asarray(X)
@@ -334,11 +340,11 @@ def _copy_genres(con: psycopg.Connection, table: str, tenant: str, tracks: Itera
         for t in tracks:
             for rank, genre in enumerate(t.genres): copy.write_row((tenant, t.id, genre, rank))
 
-# %% ../../nbs/20_search_store.ipynb #1373474d
+# %% ../../nbs/20_search_store.ipynb #3b22da95
 @patch
 def register(self: Store) -> Store:  # itself
     "Make sure this store's tenant exists."
-    with psycopg.connect(self.lab.url("rap_loader")) as con:
+    with self.admin("rap_loader") as con:
         con.execute("INSERT INTO tenants (id) VALUES (%s) ON CONFLICT DO NOTHING", [self.tenant])
     return self
 
@@ -354,7 +360,7 @@ def load(
     "Bulk-load an empty tenant in one transaction; to add to a tenant, use upsert."
     H = check_vectors(X, len(tracks))
     self.register()
-    with psycopg.connect(self.lab.url("rap_loader")) as con:
+    with self.admin("rap_loader") as con, con.transaction():
         if con.execute("SELECT 1 FROM tracks WHERE tenant_id = %s LIMIT 1", [self.tenant]).fetchone():
             raise LabError(f"tenant {self.tenant!r} has tracks already: use upsert.")
         ids = np.array(_copy_tracks(con, "tracks", self.tenant, source, tracks), dtype=np.int64)
@@ -366,12 +372,12 @@ def load(
 
 EMBEDDING = ("tenant_id", "track_id", "model_id", "embedding")
 
-# %% ../../nbs/20_search_store.ipynb #a39d76d8
+# %% ../../nbs/20_search_store.ipynb #d7918009
 @patch
 def tidy(self: Store) -> None:
     "Refresh what the planner knows (VACUUM ANALYZE), as the owner; call after bulk changes."
     self._cache.clear()
-    with psycopg.connect(self.lab.url("rap_owner"), autocommit=True) as con:
+    with self.admin() as con:
         con.execute("VACUUM (ANALYZE) tracks, track_genres, embeddings")
 
 
@@ -406,7 +412,7 @@ def stage(con: psycopg.Connection, like: str) -> str:  # its name
         sql.Identifier(name), sql.Identifier(like)))
     return name
 
-# %% ../../nbs/20_search_store.ipynb #9c7281b8
+# %% ../../nbs/20_search_store.ipynb #643796b7
 @patch
 def upsert_embeddings(
     self: Store,
@@ -416,17 +422,36 @@ def upsert_embeddings(
 ) -> int:  # rows written: new or changed
     "Add or replace embeddings of tracks that exist; safe to repeat."
     H, ids = check_vectors(X, len(ids)), np.asarray(ids, dtype=np.int64)
-    with self.session() as s, s.con.transaction():
-        copy_in(s.con, stage(s.con, "embeddings"), EMBEDDING, self.tenant, ids, model_id, H)
-        self._cache.clear()
-        try: return s.con.execute(merge_sql("embeddings", "stage_embeddings", EMBEDDING[:3], EMBEDDING[3:])).rowcount
-        except errors.ForeignKeyViolation as e: raise UnknownTrack(f"no such track: {e.diag.message_detail}") from None
+    with self.session() as s, s.con.transaction(): written = self._merge_embeddings(s.con, ids, H, model_id)
+    self._cache.clear()
+    return written
 
-# %% ../../nbs/20_search_store.ipynb #00629bad
+
+@patch
+def _merge_embeddings(self: Store, con: psycopg.Connection, ids: np.ndarray, H: np.ndarray, model_id: str) -> int:
+    "Stage embeddings and merge them; an unknown track is refused by the foreign key."
+    copy_in(con, stage(con, "embeddings"), EMBEDDING, self.tenant, ids, model_id, H)
+    try: return con.execute(merge_sql("embeddings", "stage_embeddings", EMBEDDING[:3], EMBEDDING[3:])).rowcount
+    except errors.ForeignKeyViolation as e: raise UnknownTrack(f"no such track: {e.diag.message_detail}") from None
+
+# %% ../../nbs/20_search_store.ipynb #b9be1559
 OLD_GENRES = """DELETE FROM track_genres g WHERE g.track_id = ANY(%s)
 AND NOT EXISTS (SELECT FROM stage_track_genres s WHERE (s.track_id, s.genre) = (g.track_id, g.genre))"""
 
 
+def _merge_tracks(con: psycopg.Connection, tenant: str, source: str, tracks: Sequence[Track]) -> list[Track]:
+    "Merge tracks and genres; returns the tracks with the ids they have in the store."
+    key, rest = ("tenant_id", "source", "external_id"), [c for c in COLUMNS if c not in ("id", "external_id")]
+    _copy_tracks(con, stage(con, "tracks"), tenant, source, tracks)
+    con.execute(merge_sql("tracks", "stage_tracks", key, rest, new=("id",)))
+    ids = dict(con.execute("SELECT external_id, t.id FROM stage_tracks JOIN tracks t USING (source, external_id)").fetchall())
+    stored = [replace(t, id=ids[t.external_id]) for t in tracks]
+    _copy_genres(con, stage(con, "track_genres"), tenant, stored)
+    con.execute(OLD_GENRES, [[t.id for t in stored]])
+    con.execute(merge_sql("track_genres", "stage_track_genres", ("tenant_id", "track_id", "genre"), ("rank",)))
+    return stored
+
+# %% ../../nbs/20_search_store.ipynb #5f4a3a06
 @patch
 def upsert(
     self: Store,
@@ -439,20 +464,11 @@ def upsert(
     H = None if X is None else check_vectors(X, len(tracks))
     if len({t.external_id for t in tracks}) < len(tracks): raise ValueError("two tracks have the same external_id")
     self.register()
-    key, rest = ("tenant_id", "source", "external_id"), [c for c in COLUMNS if c not in ("id", "external_id")]
     with self.session() as s, s.con.transaction():
-        _copy_tracks(s.con, stage(s.con, "tracks"), self.tenant, source, tracks)
-        s.con.execute(merge_sql("tracks", "stage_tracks", key, rest, new=("id",)))
-        ids = dict(s.con.execute("SELECT external_id, t.id FROM stage_tracks JOIN tracks t USING (source, external_id)").fetchall())
-        stored = [replace(t, id=ids[t.external_id]) for t in tracks]
-        _copy_genres(s.con, stage(s.con, "track_genres"), self.tenant, stored)
-        s.con.execute(OLD_GENRES, [[t.id for t in stored]])
-        s.con.execute(merge_sql("track_genres", "stage_track_genres", ("tenant_id", "track_id", "genre"), ("rank",)))
-        if H is not None:
-            copy_in(s.con, stage(s.con, "embeddings"), EMBEDDING, self.tenant, np.array([t.id for t in stored]), model_id, H)
-            s.con.execute(merge_sql("embeddings", "stage_embeddings", EMBEDDING[:3], EMBEDDING[3:]))
+        stored = _merge_tracks(s.con, self.tenant, source, tracks)
+        if H is not None: self._merge_embeddings(s.con, np.array([t.id for t in stored], dtype=np.int64), H, model_id)
     self._cache.clear()
-    return ids
+    return {t.external_id: t.id for t in stored}
 
 # %% ../../nbs/20_search_store.ipynb #948e9fdf
 TRACK_SQL = f"""SELECT {', '.join('t.' + c for c in COLUMNS)},

@@ -1,0 +1,337 @@
+"""Make the docs site in _build/site: executed notebooks, decisions and the project's own pages, rendered by smalldocs.
+
+`scripts/docs [--profile smoke|full] [--no-run]` executes the book first (see scripts/book); `--no-run` takes the last execution.
+Three steps: `stage` turns every page into what the renderer reads (_build/pages), `render` makes the HTML, and `problems` reads
+that HTML: nothing may be loaded from elsewhere, and every link and anchor has to lead somewhere.
+"""
+import ast
+import html
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import date
+from html.parser import HTMLParser
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urldefrag
+
+import _book
+import yaml
+
+LINK = re.compile(r"(?<!\\)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^(`{3,}|~{3,})[^\n]*\n.*?^\1[^\n]*$|(`+)[^`](?:(?!\n\n).)*?\2", re.M | re.S)
+SUMMARY = "Show what this machine measured"
+
+
+# ---- one page
+
+def plain(text: str, most: int = 160) -> str:
+    "The first paragraph of a Markdown text, without its marks: what search engines and readers' bookmarks show."
+    body = re.sub(r"<!--.*?-->|^[#>|][^\n]*$", "", FENCE.sub(lambda m: m[0] if m[2] else "", text), flags=re.M | re.S)
+    first = next((p for p in re.split(r"\n\s*\n", body) if re.search(r"\w{3}", p)), "")
+    words = re.sub(r"\s+", " ", re.sub(r"[*_`]", "", LINK.sub(r"\2", first))).strip(" -")
+    return words if len(words) <= most else words[:most].rpartition(" ")[0] + " ..."
+
+
+def heading(text: str) -> tuple[dict, str]:
+    "The title (`# ...`) and the subtitle (`> ...`) of a page as front matter, and the text without them."
+    found = re.match(r"\s*# (.+)\n*((?:> ?.*\n?)*)", text)
+    title, said = (found[1].strip(), re.sub(r"^> ?", "", found[2], flags=re.M).strip()) if found else ("", "")
+    front = {"title": title, "description": " ".join(said.split())}
+    return {k: v for k, v in front.items() if v}, text[found.end():] if found else text
+
+
+def front_matter(front: dict, text: str, name: str) -> str:
+    "Front matter with a title and a description, whatever the page brought along; one without a subtitle keeps it out of sight."
+    front = {"title": name, **front}
+    if "description" not in front:
+        about = html.escape(plain(text) or front["title"])
+        front["include-in-header"] = {"text": f'<meta name="description" content="{about}">'}
+    return f"---\n{yaml.safe_dump(front, allow_unicode=True, sort_keys=False)}---\n"
+
+
+def prose(text: str, at: PurePosixPath, root: Path, files: set[str]) -> str:
+    """Markdown as the site needs it: links to README.md lead home, links to folders without a page become text, diagrams stay
+    text; the files that links lead to are collected in `files`."""
+    def link(m: re.Match) -> str:
+        target, hash_, anchor = m[3].partition("#")
+        if not target or re.match(r"[a-z][a-z0-9+.-]*:", target, re.I): return m[0]
+        path = Path(root, at.parent, unquote(target)).resolve()
+        if path == root / "README.md": return m[0].replace(m[3], m[3].replace("README.md", "index.md"))
+        if path.is_dir() and path.is_relative_to(root): return m[2]
+        if path.is_file() and path.is_relative_to(root) and path.suffix not in (".md", ".ipynb"):
+            files.add(path.relative_to(root).as_posix())
+        return m[0]
+    for source in re.findall(r'<(?:img|source)\b[^>]*\bsrc(?:set)?="([^":]+)"', text): link(re.match(LINK, f"[]({source})"))
+    parts, end = [], 0
+    for fence in FENCE.finditer(text):  # nothing inside code is a link
+        parts += [LINK.sub(link, text[end:fence.start()]), re.sub(r"\A(`{3,}|~{3,})\s*\{?mermaid\}?", r"\1text", fence[0])]
+        end = fence.end()
+    return "".join([*parts, LINK.sub(link, text[end:])])
+
+
+# ---- one notebook
+
+def calls(source: str, name: str) -> list[ast.Call]:
+    "The calls of a function or method of that name in a cell; none in a cell that is not plain Python."
+    try: tree = ast.parse(source)
+    except SyntaxError: return []
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Call)
+            and name == (n.func.id if isinstance(n.func, ast.Name) else getattr(n.func, "attr", None))]
+
+
+def spoilers(sources: list[str]) -> set[int]:
+    "The cells whose results would spoil a guess: from a `predict` without a guess to the next `against_prediction`."
+    def asks(source: str) -> bool:
+        return any(len(c.args) == 1 and "guess" not in {k.arg for k in c.keywords} for c in calls(source, "predict"))
+    found: set[int] = set()
+    for i, source in enumerate(sources):
+        if "#| export" in source or not asks(source): continue
+        ends = [j for j in range(i + 1, len(sources)) if calls(sources[j], "against_prediction")]
+        if ends: found |= set(range(i + 1, ends[0] + 1))
+    return found
+
+
+def still(widgets: dict, ref: str) -> str:
+    "A widget as it stood when the notebook was executed: its HTML, its pictures' labels, its controls with their values."
+    state = widgets.get(ref.removeprefix("IPY_MODEL_"), {}).get("state", {})
+    if "children" in state: return "".join(still(widgets, child) for child in state["children"])
+    value, steps = state.get("value"), state.get("_options_labels")
+    if state.get("_model_name") == "HTMLModel": return f"<div>{value}</div>"
+    if steps and state.get("index") is not None: value = steps[state["index"]]
+    name = html.escape(str(state.get("description") or ""))
+    return f"<div>{name} {html.escape(str(value))}</div>" if value not in (None, "") else ""
+
+
+def fixed(output: dict, widgets: dict) -> dict:
+    "An output that a page can show: a widget becomes a picture of itself with a note."
+    view = output.get("data", {}).get("application/vnd.jupyter.widget-view+json")
+    if not view: return output
+    shown = f'<div class="widget">{still(widgets, view["model_id"])}<p>It moves in JupyterLab; here it stands still.</p></div>'
+    return {"output_type": "display_data", "metadata": {}, "data": {"text/html": shown}}
+
+
+def look(source: str, has_outputs: bool, module: str) -> str:
+    "How a cell's code is shown: what the package gets can be folded away, what only tests is folded."
+    if re.search(r"^#\|\s*exporti?\b", source, re.M): return f"#| code-fold: show\n#| code-summary: goes into {module}\n"
+    tests = re.search(r"^(test_\w+\(|assert\b|with expect_fail)", source, re.M)
+    return "#| code-fold: true\n#| code-summary: Tests\n" if tests and not has_outputs else ""
+
+
+def chapter(nb: dict, at: PurePosixPath, root: Path, files: set[str], note: str = "") -> dict:
+    "An executed notebook as a page: front matter, house directives turned into folds, results behind the reader's guess."
+    text = lambda c: "".join(c["source"])
+    md = lambda s: {"cell_type": "markdown", "metadata": {}, "source": s}
+    widgets = nb["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    cells, hidden = nb["cells"], spoilers([text(c) if c["cell_type"] == "code" else "" for c in nb["cells"]])
+    module = next((m[1] for c in cells if (m := re.search(r"^#\|\s*default_exp\s+(\S+)", text(c), re.M))), "")
+    front, rest = heading(text(cells[0])) if cells and cells[0]["cell_type"] == "markdown" else ({}, "")
+    pages = [{"cell_type": "raw", "metadata": {}, "source": ""}, md(prose(rest, at, root, files))]
+    for n, c in enumerate(cells[1 if front else 0:], 1 if front else 0):
+        if c["cell_type"] != "code":
+            pages.append({**c, "source": prose(text(c), at, root, files)})
+            continue
+        if re.search(r"^#\|\s*hide\b", text(c), re.M): continue
+        code = re.sub(r"^#\|.*\n?", "", text(c), flags=re.M).strip("\n")
+        outputs = [fixed(o, widgets) for o in c["outputs"]]
+        cell = {"cell_type": "code", "metadata": {}, "source": look(text(c), bool(outputs), f"rap_analyzer.{module}") + code}
+        if not code: continue
+        if n in hidden and outputs:
+            pages += [cell | {"outputs": []}, md(f'<details class="measured"><summary>{SUMMARY}</summary>\n'),
+                      cell | {"outputs": outputs, "metadata": {"tags": ["remove-input"]}, "source": code}, md("</details>")]
+        else: pages.append(cell | {"outputs": outputs})
+    first = rest + "\n\n" + "\n\n".join(text(c) for c in cells[1:] if c["cell_type"] == "markdown")
+    pages[0]["source"] = front_matter(front, first, at.stem.replace("_", " "))
+    if note: pages.append(md(f"::: {{.executed}}\n{note}\n:::"))
+    return {"cells": pages, "metadata": {"kernelspec": {"language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+
+
+# ---- all pages
+
+def provenance(record: dict, profile: str) -> str:
+    "When and how a notebook was executed, in one line."
+    at = date.fromisoformat(record["at"][:10])
+    return (f"Executed on {at.day} {at:%B %Y} in {record['seconds']:.0f} s, with {record['tracks']:,} synthetic tracks "
+            f"(profile {profile}). Your machine will say something else: run it.")
+
+
+def sidebar(config: dict, titles: dict[str, str]) -> None:
+    "Fill the sections of the sidebar: a glob becomes the pages that fit, and a section without pages is left out."
+    sections = config["website"]["sidebar"]["contents"]
+    for section in sections:
+        fits = [name for glob in section["contents"] for name in sorted(titles) if PurePosixPath(name).match(glob)]
+        number = lambda name: re.match(r"\d+(?=_)|", PurePosixPath(name).name)[0]
+        section["contents"] = [{"href": name, "text": f"{number(name)} {titles[name]}".strip().replace("`", "")} for name in fits]
+    config["website"]["sidebar"]["contents"] = [s for s in sections if s["contents"]]
+
+
+def welcome(root: Path) -> str:
+    "The home page of a project without a README."
+    import tomllib
+    tool = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    return f"# {tool['tool']['nbdev']['title']}\n\n{tool['project']['description']}.\n"
+
+
+def stage(root: Path, profile: str, records: dict, pages: Path) -> list[str]:
+    "Write every page into the empty folder `pages`; returns what is missing or older than its notebook."
+    from smalldocs.markdown import split_front_matter
+    titles, files, stale, code = {}, set(), [], _book.code_hash(root, profile)
+    def write(name: str, title: str, text: str) -> None:
+        titles[name] = title
+        (pages / name).parent.mkdir(parents=True, exist_ok=True)
+        (pages / name).write_text(text, encoding="utf-8")
+    for path in _book.notebooks(root):
+        name, copy = path.relative_to(root).as_posix(), _book.executed(root, profile, path)
+        record = records.get(name)
+        if not record or not copy.exists() or record["status"] != "passed":
+            raise SystemExit(f"{name} has not been executed to its end with profile {profile}: run scripts/book.")
+        if record["hash"] != _book.fingerprint(path, code): stale.append(f"{name} has changed since it was executed.")
+        page = chapter(json.loads(copy.read_text(encoding="utf-8")), PurePosixPath(name), root, files, provenance(record, profile))
+        write(name, yaml.safe_load(page["cells"][0]["source"].split("---\n")[1])["title"], json.dumps(page, ensure_ascii=False))
+    texts = {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8")
+             for p in [*sorted(root.glob("adr/*.md")), root / "CHANGELOG.md", root / "CONTRIBUTING.md"] if p.exists()}
+    readme = root / "README.md"
+    texts["index.md"] = readme.read_text(encoding="utf-8") if readme.exists() else welcome(root)
+    for name, text in texts.items():
+        given, body = split_front_matter(text)
+        front, body = heading(body)
+        front = {"title": PurePosixPath(name).stem, **front}
+        write(name, front["title"], front_matter(front, body, "") + prose(body, PurePosixPath(name), root, files))
+    for name in files:
+        (pages / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, pages / name)
+    config = yaml.safe_load((root / "nbs" / "_smalldocs.yml").read_text(encoding="utf-8"))
+    sidebar(config, titles)
+    config["project"]["resources"] = sorted(files)
+    (pages / "_smalldocs.yml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    shutil.copy(root / "nbs" / "styles.css", pages)
+    return stale
+
+
+def dark(bootstrap: str) -> str:
+    "Bootstrap's stylesheet with its dark colours for the whole page: no theme from elsewhere, no web font."
+    return bootstrap.replace("[data-bs-theme=dark]", ":root")
+
+
+def render(pages: Path, site: Path) -> list[str]:
+    "Render the folder `pages` into `site`, which is replaced only by a complete one; returns the renderer's warnings."
+    from smalldocs.config import load
+    from smalldocs.site import ASSETS, Site
+    bootstrap = (ASSETS / "vendor" / "bootstrap" / "bootstrap.min.css").read_text(encoding="utf-8")
+    (pages / "dark.css").write_text(dark(bootstrap), encoding="utf-8")
+    made = Site(load(pages), quiet=True)
+    made.out = site.with_name(site.name + ".new")
+    shutil.rmtree(made.out, ignore_errors=True)
+    made.build()
+    shutil.rmtree(site, ignore_errors=True)
+    made.out.rename(site)
+    return made.warnings
+
+
+# ---- what came out
+
+class Read(HTMLParser):
+    "What a page names, loads and leads to."
+    LOADS = {("script", "src"), ("img", "src"), ("img", "srcset"), ("source", "src"), ("source", "srcset"), ("iframe", "src"),
+             ("audio", "src"), ("video", "src"), ("video", "poster"), ("embed", "src"), ("object", "data"), ("link", "href"),
+             ("use", "href"), ("image", "href"), ("input", "src")}
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids, self.links, self.loads, self.inline, self.meta = set(), [], [], [], {}
+        self.open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        given = {k: v or "" for k, v in attrs}
+        self.open = tag
+        self.ids |= {given[k] for k in ("id", "name") if k in given and (k == "id" or tag == "a")}
+        if tag == "html": self.meta["lang"] = given.get("lang", "")
+        if tag == "meta" and given.get("name"): self.meta[given["name"]] = given.get("content", "")
+        if tag == "a" and "href" in given: self.links.append(given["href"])
+        self.loads += [(tag, v) for k, v in given.items() if (tag, k) in self.LOADS]
+        self.inline += [("style", given["style"])] if "style" in given else []
+
+    def handle_data(self, data: str) -> None:
+        if self.open in ("script", "style"): self.inline.append((self.open, data))
+        if self.open == "title": self.meta["title"] = self.meta.get("title", "") + data
+
+    def handle_endtag(self, tag: str) -> None: self.open = ""
+
+
+ELSEWHERE = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", re.I)
+FETCHES = {"style": re.compile(r"url\(\s*[\"']?((?:[a-z]+:)?//[^\"')]+)|@import\s+[\"']((?:[a-z]+:)?//[^\"']+)", re.I),
+           "script": re.compile(r"(?:\bfrom|\bimport|\bimport\(|\bfetch\(|\.src\s*=)\s*[\"'`]((?:https?:)?//[^\"'`]+)")}
+
+
+def fetched(kind: str, text: str) -> Iterator[str]:
+    "The outside addresses that a piece of CSS or JavaScript loads from."
+    for m in FETCHES[kind].finditer(text): yield next(filter(None, m.groups()))
+
+
+def online(site: Path, pages: dict[Path, Read]) -> Iterator[str]:
+    "Everything that a page or a stylesheet would load from another place."
+    for path, page in pages.items():
+        at = path.relative_to(site)
+        for tag, address in page.loads:
+            if ELSEWHERE.match(address): yield f"{at} loads {address} (<{tag}>)"
+        for kind, text in page.inline: yield from (f"{at} loads {address} ({kind})" for address in fetched(kind, text))
+    for path in sorted([*site.rglob("*.css"), *site.rglob("*.js")]):
+        kind = "style" if path.suffix == ".css" else "script"
+        text = path.read_text(encoding="utf-8", errors="replace")
+        yield from (f"{path.relative_to(site)} loads {address}" for address in fetched(kind, text))
+
+
+def dead(site: Path, pages: dict[Path, Read]) -> Iterator[str]:
+    "Links and addresses inside the site that lead to no file or to no place in it."
+    for path, page in pages.items():
+        for address in [*page.links, *(a for _, a in page.loads)]:
+            target, anchor = urldefrag(address)
+            if re.match(r"[a-z][a-z0-9+.-]*:|//", target, re.I): continue
+            there = (path.parent / unquote(target.partition("?")[0])).resolve() if target else path
+            if there.is_dir(): there /= "index.html"
+            says = f"{path.relative_to(site)} links to {address}"
+            if not there.is_relative_to(site) or not there.exists(): yield f"{says}, which is not there"
+            elif anchor and there in pages and unquote(anchor) not in pages[there].ids | {"top"}:
+                yield f"{says}, but that page has no such place"
+
+
+def problems(site: Path) -> list[str]:
+    "Everything wrong with a rendered site; having no page is wrong as well."
+    site = site.resolve()
+    pages = {p: Read(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
+    lacks = [f"{p.relative_to(site)} has no {what}" for p, page in pages.items()
+             for what in ("title", "description", "lang", "viewport") if not page.meta.get(what, "").strip()]
+    return [*lacks, *online(site, pages), *dead(site, pages)] if pages else ["the site has no pages"]
+
+
+def make(root: Path, profile: str | None) -> int:
+    "Stage, render and check with what has been executed; exit code 1 if the site has problems."
+    build, book = root / "_build", _book.records(root)
+    profile = profile or book.get("last", "full")
+    pages = build / "pages"
+    shutil.rmtree(pages, ignore_errors=True)
+    pages.mkdir(parents=True)
+    for line in stage(root, profile, book.get(profile, {}), pages): print(f"note: {line}", file=sys.stderr)
+    for line in render(pages, build / "site"): print(f"note: {line}", file=sys.stderr)
+    found = problems(build / "site")
+    for line in found: print(line)
+    count = len(list((build / "site").rglob("*.html")))
+    print(f"{count} pages in _build/site, {len(found)} problems. To read them: .venv/bin/python -m http.server -d _build/site")
+    return 1 if found else 0
+
+
+def main() -> int:
+    "The command scripts/docs."
+    parser = _book.options("Make the docs site in _build/site from executed notebooks.")
+    parser.add_argument("--no-run", action="store_true", help="take the last execution as it is")
+    a = parser.parse_args()
+    root = a.root.resolve()
+    def command() -> int:
+        if not a.no_run and (failed := _book.run(root, a.profile or "full", jobs=a.jobs, force=a.force)): return failed
+        return make(root, a.profile)
+    return _book.guarded(command)
+
+
+if __name__ == "__main__": sys.exit(main())

@@ -1,0 +1,280 @@
+"The book and the docs site: what is executed again, what a guess hides, and that the checks of the site can fail."
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import _book  # noqa: E402
+import _site  # noqa: E402
+
+NUMBERS = itertools.count()
+
+
+def cell(kind: str, source: str, outputs: tuple = ()) -> dict:
+    "One cell of a notebook."
+    code = {"execution_count": None, "outputs": list(outputs)} if kind == "code" else {}
+    return {"cell_type": kind, "id": f"c{next(NUMBERS)}", "metadata": {}, "source": source, **code}
+
+
+def shown(text: str, mime: str = "text/plain") -> dict:
+    "One output."
+    return {"output_type": "display_data", "metadata": {}, "data": {mime: text}}
+
+
+def notebook(*cells: dict, widgets: dict | None = None) -> dict:
+    "A notebook of these cells."
+    kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
+    state = {"widgets": {"application/vnd.jupyter.widget-state+json": {"state": widgets}}} if widgets else {}
+    return {"cells": list(cells), "metadata": kernel | state, "nbformat": 4, "nbformat_minor": 5}
+
+
+def put(path: Path, *cells: dict) -> Path:
+    "Write a notebook file."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(notebook(*cells)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def house(tmp_path):
+    "A small project: two chapters that link to each other, an exercise, a decision, a home page."
+    root = tmp_path / "a house"
+    put(root / "nbs/00_core.ipynb", cell("markdown", "# How `far`?\n> A subtitle.\n\nSee [the next](01_lab.ipynb#the-answer)."),
+        cell("code", "#| default_exp core"), cell("code", "#| export\ndef double(x: int) -> int: return 2 * x"),
+        cell("code", "from rap_analyzer.core import settings as s\nprint('profile', s().lab.profile, 'tracks', s().tracks)"))
+    put(root / "nbs/01_lab.ipynb", cell("markdown", "# Why?\n\nBecause of [that](00_core.ipynb), the folder [adr](../adr) and a\n"
+                                        "[file](../settings.ini).\n\n```mermaid\ngraph LR\n```\n\n## The answer\n"),
+        cell("code", "assert 1 + 1 == 2"), cell("code", "predict = lambda key: f'guess {key}'\npredict('k')"),
+        cell("code", "'the ' + 'truth'"), cell("code", "class Run:\n    def against_prediction(self): return 'the verdict'\n"
+                                               "Run().against_prediction()"))
+    put(root / "exercises/21_x.ipynb", cell("markdown", "# Can you?\n\nTry it."), cell("code", "answer = None"))
+    (root / "adr").mkdir()
+    (root / "adr/0001-x.md").write_text("# ADR 0001: x\n\nWe took x, see [home](../README.md).\n")
+    (root / "README.md").write_text("# Home\n\nHello from [a chapter](nbs/00_core.ipynb).\n")
+    for name in ("pyproject.toml", "settings.ini", "nbs/_smalldocs.yml", "nbs/styles.css"): shutil.copy(ROOT / name, root / name)
+    return root
+
+
+# ---- the book
+
+def test_a_result_depends_on_text_package_lock_and_profile(house, monkeypatch):
+    nb, module = house / "nbs/00_core.ipynb", house / "rap_analyzer/a/b.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("x = 1")
+    seen = []
+    def changed() -> bool:
+        seen.append(_book.fingerprint(nb, _book.code_hash(house, "smoke")))
+        return seen.count(seen[-1]) == 1
+    assert changed() and not changed()
+    assert _book.code_hash(house, "full") != _book.code_hash(house, "smoke")
+    module.write_text("x = 2")
+    assert changed()
+    module.rename(module.with_name("c.py"))
+    assert changed()
+    (house / "requirements.lock").write_text("numpy==9")
+    assert changed()
+    monkeypatch.setenv("RAP_CATALOG_TRACKS", "500")
+    assert changed()
+    monkeypatch.setenv("RAP_LAB_HOME", "/elsewhere")
+    assert not changed()
+    nb.write_text(nb.read_text().replace("subtitle", "other"))
+    assert changed()
+    (house / "rap_analyzer/__pycache__").mkdir()
+    (house / "rap_analyzer/__pycache__/b.pyc").write_text("?")
+    assert not changed()
+
+
+def test_notebooks_are_chosen_by_name_stem_or_path(house):
+    put(house / "exercises/solutions/21_x.ipynb", cell("code", "1"))
+    put(house / "nbs/index.ipynb", cell("code", "1"))
+    names = lambda only: [p.name for p in _book.notebooks(house, only)]
+    assert names("*") == ["00_core.ipynb", "01_lab.ipynb", "21_x.ipynb"]
+    assert names("01_lab") == names("*_lab.ipynb") == ["01_lab.ipynb"]
+    assert names("exercises/*") == ["21_x.ipynb"] and names("none") == []
+
+
+def test_a_failing_cell_is_shown_with_what_it_printed(tmp_path):
+    bad = put(tmp_path / "bad.ipynb", cell("code", "x = 1"), cell("code", "print('so far')\nx / 0"), cell("code", "x"))
+    record = _book.execute(bad, tmp_path / "out" / "bad.ipynb", 60, False)
+    assert record["status"] == "failed" and "cell 2 of 3" in record["error"] and "    x / 0" in record["error"]
+    assert "so far" in record["error"] and "ZeroDivisionError" in record["error"] and "\x1b" not in record["error"]
+
+
+def test_a_cell_has_a_time_limit(tmp_path):
+    slow = put(tmp_path / "slow.ipynb", cell("code", "import time\nprint('begun', flush=True)\ntime.sleep(30)"))
+    record = _book.execute(slow, tmp_path / "out" / "slow.ipynb", 1, False)
+    assert record["status"] == "failed" and "timed out" in record["error"] and "time.sleep(30)" in record["error"]
+    assert record["seconds"] < 15
+
+
+def test_book_and_docs_from_the_command_line(house):
+    "For real: servers of their own, two kernels, a second run without any, a change, a failure, and the site."
+    def script(name: str, *args: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, str(ROOT / "scripts" / name), "--root", str(house), *args], capture_output=True,
+                              text=True, timeout=120, cwd=house)
+    book = lambda: json.loads((house / "_build/book.json").read_text())["smoke"]
+    first = script("_book.py", "--profile", "smoke", "--only", "nbs/*")
+    assert first.returncode == 0, first.stderr
+    assert "profile smoke tracks 3000" in (house / "_build/book/smoke/nbs/00_core.ipynb").read_text()
+    assert {r["status"] for r in book().values()} == {"passed"} and not any(r["cached"] for r in book().values())
+    assert (house / "_build/lab/smoke/lab").is_dir() and not (house / "work").exists()
+
+    refused = script("_site.py", "--no-run")
+    assert refused.returncode == 1 and "exercises/21_x.ipynb has not been executed" in refused.stderr
+
+    put(house / "nbs/01_lab.ipynb", cell("markdown", "# Why?"), cell("code", "raise ValueError('as ' + 'planned')"))
+    second = script("_book.py", "--profile", "smoke")
+    assert second.returncode == 1 and "FAILED nbs/01_lab.ipynb" in second.stdout and "as planned" in second.stdout
+    assert book()["nbs/00_core.ipynb"]["cached"] and not book()["nbs/01_lab.ipynb"]["cached"]
+    assert book()["exercises/21_x.ipynb"]["status"] == "passed"
+    assert re.search(r"nbs/01_lab.ipynb +[\d.]+  failed", second.stdout)
+
+    assert script("_book.py", "--only", "nothing").returncode == 2
+
+
+# ---- one page
+
+def test_results_between_a_guess_and_its_verdict_are_spoilers():
+    find = lambda *sources: _site.spoilers(list(sources))
+    assert find("predict('k')", "x = measure('k')", "x.against_prediction()", "x") == {1, 2}
+    assert find("a", "predict('k', scale='ratio')", "b.against_prediction()") == {2}
+    assert find("predict('k', 30)", "b.against_prediction()") == set()  # the guess is in the cell already
+    assert find("predict('k', guess=3)", "b.against_prediction()") == set()
+    assert find("predict('k')", "x") == set()  # nothing says where it would end
+    assert find("#| export\ndef predict(key): ...\npredict('k')", "b.against_prediction()") == set()
+    assert find("x.against_prediction()", "predict('k')") == set()
+    assert find("%magic predict('k')", "x.against_prediction()") == set()
+
+
+def test_a_chapter_becomes_a_page(house):
+    files = set()
+    nb = notebook(cell("markdown", "# Where?\n> The same, again.\n\nText."), cell("code", "#| default_exp a.b\nimport os"),
+                  cell("code", "#| hide\nsecret()"), cell("code", "#| export\ndef f(): ..."), cell("code", "assert f() is None"),
+                  cell("code", "predict('k')", [shown("your guess")]), cell("code", "run()", [shown("42")]),
+                  cell("code", "run.against_prediction()", [shown("<b>43</b>", "text/html")]),
+                  cell("code", "open()", [shown("44")]))
+    page = _site.chapter(nb, PurePosixPath("nbs/20_a_b.ipynb"), house, files, "Executed.")
+    text = ["".join(c["source"]) for c in page["cells"]]
+    assert text[0] == "---\ntitle: Where?\ndescription: The same, again.\n---\n" and not any("# Where" in t for t in text[1:])
+    assert "secret()" not in text and "default_exp" not in "".join(text)
+    assert "#| code-fold: show\n#| code-summary: goes into rap_analyzer.a.b\ndef f(): ..." in text
+    assert "#| code-fold: true\n#| code-summary: Tests\nassert f() is None" in text
+    folds = [i for i, t in enumerate(text) if t.startswith("<details")]
+    assert len(folds) == 2 == text.count("</details>")
+    for i, said in zip(folds, ("42", "43"), strict=True):
+        assert not page["cells"][i - 1]["outputs"] and "remove-input" in page["cells"][i + 1]["metadata"]["tags"]
+        assert said in json.dumps(page["cells"][i + 1]["outputs"]) and text[i + 2] == "</details>"
+    plain = [c for c in page["cells"] if c.get("outputs") and "tags" not in c["metadata"]]
+    assert [c["source"] for c in plain] == ["predict('k')", "open()"]
+
+
+def test_a_page_without_a_subtitle_still_has_a_description():
+    front, rest = _site.heading("# Only a title\n\nA *first* paragraph with [a link](x.md).\n\nMore.")
+    assert front == {"title": "Only a title"}
+    assert 'content="A first paragraph with a link."' in _site.front_matter(front, rest, "x")
+    assert _site.plain("| a |\n|---|\n\n<!-- note -->\n\n```\ncode\n```\n\n" + "word " * 60).endswith("word ...")
+
+
+def test_links_lead_home_to_files_or_become_text(house):
+    files = set()
+    said = _site.prose("[home](../README.md#x) [f](../adr/) [s](../settings.ini) [w](https://a.b/c) [p](01_lab.ipynb)\n"
+                       "`[no](../adr)`\n\n```mermaid\n[no](../adr)\n```\n", PurePosixPath("nbs/00_core.ipynb"), house, files)
+    assert said.startswith("[home](../index.md#x) f [s](../settings.ini) [w](https://a.b/c) [p](01_lab.ipynb)\n")
+    assert "`[no](../adr)`" in said and "```text\n[no](../adr)" in said and files == {"settings.ini"}
+
+
+def test_a_widget_is_shown_as_it_stood():
+    widgets = {"b": {"state": {"_model_name": "VBoxModel", "children": ["IPY_MODEL_s", "IPY_MODEL_h"]}},
+               "s": {"state": {"description": "ef", "index": 1, "_options_labels": ["10", "<40>"]}},
+               "h": {"state": {"_model_name": "HTMLModel", "value": "<b>recall</b>"}}}
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "b"}}
+    out = {"output_type": "display_data", "data": {"text/plain": "VBox(...)"} | view}
+    shown_so = _site.fixed(out, widgets)["data"]["text/html"]
+    assert "ef &lt;40&gt;" in shown_so and "<b>recall</b>" in shown_so and "JupyterLab" in shown_so and "VBox" not in shown_so
+    assert "JupyterLab" in _site.fixed(out, {})["data"]["text/html"]
+
+
+# ---- the site
+
+PAGE = ('<!doctype html><html lang="en"><head><title>t</title><meta name="description" content="d">'
+        '<meta name="viewport" content="w">{head}</head><body>{body}</body></html>')
+
+
+def complaints(site: Path, body: str = "", head: str = "", **files: str) -> str:
+    "What the checks say about a page with this body."
+    site.mkdir(exist_ok=True)
+    (site / "index.html").write_text(PAGE.format(head=head, body=body))
+    (site / "b.html").write_text(PAGE.format(head="", body='<h2 id="here">x</h2><a name="old"></a>'))
+    for name, text in files.items(): (site / name.replace("_", ".")).write_text(text)
+    return "\n".join(_site.problems(site))
+
+
+@pytest.mark.parametrize("body", [
+    '<a href="https://a.b/c">out</a><a href="#">top</a><a href="b.html#here">x</a><a href="b.html#old">x</a><a href="./">x</a>',
+    '<img src="data:image/png;base64,AA=="><a href="mailto:a@b.c">m</a><a href="b.html?x=1">q</a>',
+    '<script>const ns = "http://www.w3.org/2000/svg"; fetch("search.json")</script><code>url(https://a.b)</code>',
+    '<style>p { background: url("data:image/svg+xml,%3csvg xmlns=\'http://www.w3.org/2000/svg\'/%3e") }</style>'])
+def test_a_good_page_has_no_problems(tmp_path, body):
+    assert complaints(tmp_path / "site", body) == ""
+
+
+@pytest.mark.parametrize(("body", "said"), [
+    ('<a href="c.html">x</a>', "c.html, which is not there"),
+    ('<a href="b.html#there">x</a>', "no such place"),
+    ('<a href="#nowhere">x</a>', "no such place"),
+    ('<a href="../secret.txt">x</a>', "not there"),
+    ('<a href="/b.html">x</a>', "not there"),
+    ('<img src="missing.png">', "missing.png, which is not there"),
+    ('<img src="https://a.b/c.png">', "loads https://a.b/c.png"),
+    ('<script src="//cdn.b/c.js"></script>', "loads //cdn.b/c.js"),
+    ('<script type="module">import m from "https://cdn.b/m.mjs"</script>', "loads https://cdn.b/m.mjs"),
+    ('<iframe src="http://a.b"></iframe>', "loads http://a.b"),
+    ('<video poster="https://a.b/p.jpg"></video>', "loads https://a.b/p.jpg"),
+    ('<p style="background:url(https://a.b/x.png)"></p>', "loads https://a.b/x.png"),
+    ('<style>@import "https://a.b/f.css";</style>', "loads https://a.b/f.css")])
+def test_a_bad_page_is_refused(tmp_path, body, said):
+    assert said in complaints(tmp_path / "site", body)
+
+
+def test_stylesheets_scripts_and_heads_are_read_too(tmp_path):
+    assert "x.css loads https://fonts.b" in complaints(tmp_path / "1", x_css="@import url(https://fonts.b/f?w=1;2);")
+    assert "x.js loads https://c.b" in complaints(tmp_path / "2", x_js='import a from "https://c.b/a.js"')
+    assert "loads https://c.b/s.css" in complaints(tmp_path / "3", head='<link rel="stylesheet" href="https://c.b/s.css">')
+    (tmp_path / "3" / "index.html").write_text("<html><body>bare</body></html>")
+    bare = "\n".join(_site.problems(tmp_path / "3"))
+    for what in ("title", "description", "lang", "viewport"): assert f"index.html has no {what}" in bare
+    assert _site.problems(tmp_path / "nothing") == ["the site has no pages"]
+
+
+def test_executed_notebooks_become_a_site(house):
+    "Executed for real, rendered for real, then read."
+    code, records = _book.code_hash(house, "smoke"), {}
+    for path in _book.notebooks(house):
+        record = _book.execute(path, _book.executed(house, "smoke", path), 60, False)
+        assert record["status"] == "passed", record
+        records[path.relative_to(house).as_posix()] = record | {"hash": _book.fingerprint(path, code), "tracks": 3000}
+    (house / "_build" / "book.json").write_text(json.dumps({"last": "smoke", "smoke": records}))
+    assert _site.make(house, None) == 0
+    site = house / "_build" / "site"
+    pages = {p.relative_to(site).as_posix(): p.read_text(encoding="utf-8") for p in site.rglob("*.html")}
+    assert set(pages) == {"index.html", "nbs/00_core.html", "nbs/01_lab.html", "exercises/21_x.html", "adr/0001-x.html"}
+    one, home = pages["nbs/01_lab.html"], pages["index.html"]
+    assert 'href="../nbs/00_core.html"' in one or 'href="00_core.html"' in one
+    folds = re.findall(r'<details class="measured">.*?</details>', one, re.S)
+    assert len(folds) == 2 and "the truth" in folds[0] and "the verdict" in folds[1] and "guess k" not in "".join(folds)
+    assert one.count("the truth") == 1 and "Executed on" in one and "3,000 synthetic tracks" in one
+    assert "graph LR" in one and "mermaid" not in one and (site / "settings.ini").exists()
+    assert re.search(r"0 The lab.*How.*far", home, re.S) and "3 Systems" not in home  # a section without pages is left out
+    assert "How far?" in re.search(r"<title>(.*?)</title>", pages["nbs/00_core.html"])[1]
+    assert "the verdict" not in (site / "search.json").read_text(encoding="utf-8")
+
+    put(house / "nbs/01_lab.ipynb", cell("markdown", "# Changed?"))  # an old result is shown, and said to be old
+    assert _site.stage(house, "smoke", records, Path(shutil.copytree(house / "adr", house / "_build" / "p2"))) == [
+        "nbs/01_lab.ipynb has changed since it was executed."]
