@@ -20,9 +20,12 @@ def normal(name: str) -> str:
 
 
 def blocks(lock: str) -> dict[str, str]:
-    "Package -> its lines in the lock."
-    found = re.split(r"\n(?=[A-Za-z0-9])", lock.strip())
-    return {normal(re.match(r"[A-Za-z0-9._-]+", block).group()): block for block in found}
+    "Package -> its lines in the lock; a package may be there once for each range of Python versions."
+    found: dict[str, str] = {}
+    for block in re.split(r"\n(?=[A-Za-z0-9])", lock.strip()):
+        name = normal(re.match(r"[A-Za-z0-9._-]+", block).group())
+        found[name] = f"{found[name]}\n{block}" if name in found else block
+    return found
 
 
 def asked_by(block: str) -> set[str]:

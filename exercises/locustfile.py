@@ -2,8 +2,8 @@
 
     locust -f exercises/locustfile.py --headless -u 20 -r 10 -t 15s -H http://127.0.0.1:8000
 
-Ends with the 99th percentile, and with exit code 1 when a request failed or none was made. This is a *closed loop*: each user waits for an
-answer, thinks, and asks again, so a slow server is asked less. Keep that in mind when you read the figures.
+Ends with the 99th percentile, and with exit code 1 when a request failed or none was made. This is a *closed loop*: each user
+waits for an answer, thinks, and asks again, so a slow server is asked less. Keep that in mind when you read the figures.
 """
 import itertools
 import random

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'lab_app', 'bench_app', 'adr_app', 'AsJson', 'QUESTION', 'show', 'main', 'lab_up', 'lab_down', 'lab_status',
-           'describe', 'setup', 'similar', 'bench_search', 'adr_export', 'adr_publish', 'claim_port', 'serve',
-           'ask_guess', 'measure_first', 'tell', 'first', 'open_lab', 'wait_for']
+           'describe', 'setup', 'similar', 'bench_search', 'bench_load_', 'bench_build_', 'adr_export', 'adr_publish',
+           'claim_port', 'serve', 'ask_guess', 'measure_first', 'tell', 'first', 'open_lab', 'wait_for']
 
 # %% ../nbs/99_cli.ipynb #e8352a92
 import json
@@ -113,7 +113,7 @@ def similar(
     line = "{track_id:>8}  {score:.3f}  {title} · {artist} ({genres[0]})"
     show(rows, json_, "\n".join(line.format(**r) for r in rows))
 
-# %% ../nbs/99_cli.ipynb #a4780e0d
+# %% ../nbs/99_cli.ipynb #76d11c99
 @bench_app.command("search")
 def bench_search(
     tracks: Annotated[int | None, typer.Option(help="Catalog size.", min=1_000)] = None,
@@ -126,6 +126,20 @@ def bench_search(
     show(result, json_, table(result))
 
 
+@bench_app.command("load")
+def bench_load_(json_: AsJson = False) -> None:
+    "Loading embeddings, beside the server's own COPY of the same bytes."
+    from rap_analyzer.search.bench import bench_load
+    show(result := bench_load(), json_, "\n".join(f"{name:14} {value}" for name, value in result.items()))
+
+
+@bench_app.command("build")
+def bench_build_(json_: AsJson = False) -> None:
+    "Building the index with one process and with two."
+    from rap_analyzer.search.bench import bench_build
+    show(result := bench_build(), json_, "\n".join(f"{name:16} {value}" for name, value in result.items()))
+
+# %% ../nbs/99_cli.ipynb #5328bbff
 @adr_app.command("export")
 def adr_export(check: Annotated[bool, typer.Option("--check", help="Only compare.")] = False) -> None:
     "Write the decisions recorded in the notebooks to adr/."
@@ -139,7 +153,7 @@ def adr_publish(keys: Annotated[list[str], typer.Argument(help="Keys of recorded
     from rap_analyzer.decide.adr import publish
     for file in publish(keys): typer.echo(os.path.relpath(file))
 
-# %% ../nbs/99_cli.ipynb #d06d2cc4
+# %% ../nbs/99_cli.ipynb #7664e3c0
 def claim_port(name: str, port: int) -> int:  # the same port
     "Refuse a port that somebody else has."
     from rap_analyzer.lab import free_port
@@ -150,12 +164,16 @@ def claim_port(name: str, port: int) -> int:  # the same port
 @app.command()
 def serve(port: Annotated[int | None, typer.Option(help="Default: [api] port.")] = None) -> None:
     "Run the HTTP service."
+    import logging
+
     import uvicorn
 
     from rap_analyzer.platform.api import create_app
+    from rap_analyzer.search.store import default_store
     cfg = settings().api
     port = claim_port("api", port or cfg.port)
-    uvicorn.run(create_app(), host=cfg.host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    uvicorn.run(create_app(default_store()), host=cfg.host, port=port, log_level="warning", timeout_graceful_shutdown=5)
 
 # %% ../nbs/99_cli.ipynb #210e3075
 QUESTION = """

@@ -42,7 +42,7 @@ class CatalogSection(Section):
     smoke_tracks: int = Field(3_000, ge=100, le=57_000)
     seed: int = Field(7, ge=0)
 
-# %% ../nbs/00_core.ipynb #04dbdf49
+# %% ../nbs/00_core.ipynb #749aa87c
 class SearchSection(Section):
     "Defaults of similarity search: neighbours, HNSW graph (m, ef_construction), search width ef."
     k: int = Field(10, ge=1, le=1_000)
@@ -56,7 +56,7 @@ class PostgresSection(Section):
     "The embedded PostgreSQL; port 0 takes a free one."
     port: int = Field(0, ge=0, le=65_535)
     database: str = Field("rap", pattern=r"^[a-z][a-z0-9_]{0,40}$")
-    shared_buffers_mb: int = Field(256, ge=16, le=65_536)
+    shared_buffers_mb: int = Field(512, ge=16, le=65_536)
     maintenance_work_mem_mb: int = Field(512, ge=16, le=65_536)
     statement_timeout_s: float = Field(60, gt=0, le=3_600)
     connect_timeout_s: int = Field(5, ge=1, le=60)

@@ -213,7 +213,7 @@ def _clear_orphans(self: Lab, patience_s: float = 5) -> int:  # how many had to 
         if alive: _, alive = psutil.wait_procs(in_folder(self.pg, "postgres"), timeout=3)
     return len(alive)
 
-# %% ../nbs/01_lab.ipynb #f0406122
+# %% ../nbs/01_lab.ipynb #2181d38e
 @patch
 def postmaster(self: Lab) -> psutil.Process | None:
     "The running main process of this lab's PostgreSQL, if there is one."
@@ -231,7 +231,7 @@ def _start_pg(self: Lab) -> None:
         self._initdb()
         self._clear_orphans()
         self._write_conf()
-        (self.pg / "postmaster.pid").unlink(missing_ok=True)
+        for stale in (self.pg / "postmaster.pid", *self.sockets.glob(".s.PGSQL.*")): stale.unlink(missing_ok=True)
         self._pg_ctl("start")
     if not self._answers(120): raise LabError(f"PostgreSQL started but does not answer (log: {self.log / 'postgres.log'}).")
 

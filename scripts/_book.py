@@ -69,34 +69,42 @@ def executed(root: Path, profile: str, path: Path) -> Path:
 
 
 def failure(path: Path, error: str) -> str:
-    "The cell that did not finish, with everything it printed; only the error where there is no such cell."
+    "The last cell that was begun, with everything it printed; only the error where there is no such cell."
     if not path.exists(): return error
     cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
              if "papermill-error-cell-tag" not in c["metadata"].get("tags", [])]
-    for n, cell in enumerate(cells, 1):
-        done = cell["metadata"].get("papermill", {}).get("status") == "completed"
-        if cell["cell_type"] != "code" or done or not cell["source"]: continue
-        said = ["".join(o.get("text", "")) or "\n".join(o.get("traceback", [])) or "".join(o.get("data", {}).get("text/plain", ""))
-                for o in cell["outputs"]]
-        lines = ANSI.sub("", "\n".join(said)).splitlines()[-60:]
-        return "\n".join([f"cell {n} of {len(cells)}:", *("    " + s for s in "".join(cell["source"]).splitlines()), error, *lines])
-    return error
+    begun = [n for n, c in enumerate(cells) if c["cell_type"] == "code" and c["metadata"].get("papermill", {}).get("start_time")]
+    if not begun: return error
+    said = ["".join(o.get("text", "")) or "\n".join(o.get("traceback", [])) or "".join(o.get("data", {}).get("text/plain", ""))
+            for o in cells[begun[-1]]["outputs"]]
+    code = ["    " + line for line in "".join(cells[begun[-1]]["source"]).splitlines()]
+    return "\n".join([f"cell {begun[-1] + 1} of {len(cells)}:", *code, error, *ANSI.sub("", "\n".join(said)).splitlines()[-60:]])
 
 
-def execute(source: Path, target: Path, cell_s: float, bar: bool) -> dict:
+def parameters(path: Path, **known: object) -> dict:
+    "Those of the known values that the notebook's parameters cell asks for."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    asked = "\n".join("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+    return {name: value for name, value in known.items() if re.search(rf"^{name}\s*=", asked, re.M)}
+
+
+def execute(source: Path, target: Path, tracks: int, cell_s: float, bar: bool = False) -> dict:
     "Execute one notebook in a kernel of its own; the copy with its outputs appears when it is over, passed or not."
+    import logging
+
     import papermill
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log is in the record
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}")
     draft.unlink(missing_ok=True)
     began, error = time.perf_counter(), ""
     try:
-        papermill.execute_notebook(source, draft, cwd=source.parent, kernel_name="python3", execution_timeout=cell_s,
-                                   progress_bar=bar)
+        papermill.execute_notebook(source, draft, parameters(source, tracks=tracks), cwd=source.parent, kernel_name="python3",
+                                   execution_timeout=cell_s, progress_bar=bar, extra_arguments=["--log-level=CRITICAL"])
     except Exception as e: error = next((s for s in ANSI.sub("", str(e)).splitlines() if s.strip("- ")), type(e).__name__)
     seconds = time.perf_counter() - began
     if draft.exists(): draft.replace(target)
-    record = {"status": "failed" if error else "passed", "seconds": round(seconds, 1), "cached": False,
+    record = {"status": "failed" if error else "passed", "seconds": round(seconds, 1), "cached": False, "tracks": tracks,
               "at": datetime.now(UTC).isoformat(timespec="seconds")}
     return record | ({"error": failure(target, error)} if error else {})
 
@@ -137,10 +145,13 @@ def environment(root: Path, profile: str, jobs: int) -> None:
     for name in ("DATABASE_URL", "DATABASE_ADMIN_URL", "REDIS_URL"): os.environ.pop(name, None)
     os.environ |= {"RAP_LAB_HOME": str(root / "_build" / "lab" / profile), "RAP_LAB_PROFILE": profile,
                    "RAP_SETTINGS": str(root / "settings.ini"), "JUPYTER_PREFER_ENV_PATH": "1"}
+    if "XDG_RUNTIME_DIR" not in os.environ:  # kernels warn where there is none, or one that others may read
+        (root / "_build" / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ["XDG_RUNTIME_DIR"] = str(root / "_build" / "run")
     if jobs > 1: os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def work(todo: list[Path], root: Path, profile: str, jobs: int, cell_s: float) -> Iterator[tuple[Path, dict]]:
+def work(todo: list[Path], root: Path, profile: str, tracks: int, jobs: int, cell_s: float) -> Iterator[tuple[Path, dict]]:
     "Execute the notebooks, `jobs` at a time, each in a process of its own; yields each with its record as it ends."
     bar = jobs == 1 and sys.stderr.isatty()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -150,7 +161,7 @@ def work(todo: list[Path], root: Path, profile: str, jobs: int, cell_s: float) -
                 while waiting and len(running) < jobs:
                     path = waiting.pop(0)
                     print(f"{path.relative_to(root)} ...", file=sys.stderr, flush=True)
-                    running[pool.submit(execute, path, executed(root, profile, path), cell_s, bar)] = path
+                    running[pool.submit(execute, path, executed(root, profile, path), tracks, cell_s, bar)] = path
                 for done in wait(running, return_when=FIRST_COMPLETED).done: yield running.pop(done), done.result()
         except BaseException:  # stopped: a kernel ends with the process that started it
             for process in active_children(): process.terminate()
@@ -180,14 +191,15 @@ def run(root: Path, profile: str, only: str = "*", jobs: int = 1, force: bool = 
             r = mine.get(str(p.relative_to(root)), {})
             return (r.get("status"), r.get("hash")) == ("passed", hashes[p]) and executed(root, profile, p).exists()
         todo = [p for p in chosen if force or not fresh(p)]
-        book |= {"last": profile, profile: mine}
+        book[profile] = mine
         if todo:
             with servers(Path(os.environ["RAP_LAB_HOME"]), code) as tracks:
-                for path, record in work(todo, root, profile, jobs, cell_s):
+                for path, record in work(todo, root, profile, tracks, jobs, cell_s):
                     name = str(path.relative_to(root))
-                    mine[name] = record | {"hash": hashes[path], "tracks": tracks}
+                    mine[name] = record | {"hash": hashes[path]}
                     remember(root, book)
                     if record["status"] == "failed": print(f"\nFAILED {name}, {record['error']}\n", flush=True)
+        if only == "*": book["last"] = profile  # what scripts/docs --no-run shows
         remember(root, book)
     shown = {name: mine[name] for name in (str(p.relative_to(root)) for p in chosen)}
     print(table(shown), flush=True)
@@ -200,6 +212,7 @@ def options(about: str) -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository's folder")
     parser.add_argument("--profile", choices=PROFILES, help="full: the course's sizes (default); smoke: small ones")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; more than 1 disturbs measurements")
+    parser.add_argument("--cell-s", type=float, default=CELL_S, metavar="S", help=f"seconds a cell may take ({CELL_S})")
     parser.add_argument("--force", action="store_true", help="execute again what has already passed")
     return parser
 
@@ -221,7 +234,7 @@ def main() -> int:
     parser.add_argument("--only", default="*", metavar="GLOB", help="only these, such as '2*' or 'exercises/*'")
     a = parser.parse_args()
     if a.jobs < 1: parser.error("--jobs has to be 1 or more")
-    return guarded(lambda: run(a.root.resolve(), a.profile or "full", a.only, a.jobs, a.force))
+    return guarded(lambda: run(a.root.resolve(), a.profile or "full", a.only, a.jobs, a.force, a.cell_s))
 
 
 if __name__ == "__main__": sys.exit(main())

@@ -5,6 +5,7 @@ Three steps: `stage` turns every page into what the renderer reads (_build/pages
 that HTML: nothing may be loaded from elsewhere, and every link and anchor has to lead somewhere.
 """
 import ast
+import contextlib
 import html
 import json
 import re
@@ -19,8 +20,10 @@ from urllib.parse import unquote, urldefrag
 import _book
 import yaml
 
-LINK = re.compile(r"(?<!\\)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^(`{3,}|~{3,})[^\n]*\n.*?^\1[^\n]*$|(`+)[^`](?:(?!\n\n).)*?\2", re.M | re.S)
+CODE = re.compile(r"(?P<code>^(?P<fence>`{3,}|~{3,})[^\n]*\n.*?^(?P=fence)[^\n]*$"
+                  r"|(?P<tick>`+)[^`](?:(?!\n\n).)*?(?P=tick))", re.M | re.S)
+LINK = re.compile(r"(?<!\\)!?\[(?P<label>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<to>[^)\s]+)\)")
+EITHER = re.compile(f"{LINK.pattern}|{CODE.pattern}", re.M | re.S)  # what stands in code is no link
 SUMMARY = "Show what this machine measured"
 
 
@@ -28,9 +31,9 @@ SUMMARY = "Show what this machine measured"
 
 def plain(text: str, most: int = 160) -> str:
     "The first paragraph of a Markdown text, without its marks: what search engines and readers' bookmarks show."
-    body = re.sub(r"<!--.*?-->|^[#>|][^\n]*$", "", FENCE.sub(lambda m: m[0] if m[2] else "", text), flags=re.M | re.S)
+    body = re.sub(r"<!--.*?-->|^[#>|][^\n]*$", "", CODE.sub(lambda m: m[0] if m["tick"] else "", text), flags=re.M | re.S)
     first = next((p for p in re.split(r"\n\s*\n", body) if re.search(r"\w{3}", p)), "")
-    words = re.sub(r"\s+", " ", re.sub(r"[*_`]", "", LINK.sub(r"\2", first))).strip(" -")
+    words = re.sub(r"\s+", " ", re.sub(r"[*_`]", "", LINK.sub(r"\g<label>", first))).strip(" -")
     return words if len(words) <= most else words[:most].rpartition(" ")[0] + " ..."
 
 
@@ -52,44 +55,62 @@ def front_matter(front: dict, text: str, name: str) -> str:
 
 
 def prose(text: str, at: PurePosixPath, root: Path, files: set[str]) -> str:
-    """Markdown as the site needs it: links to README.md lead home, links to folders without a page become text, diagrams stay
-    text; the files that links lead to are collected in `files`."""
-    def link(m: re.Match) -> str:
-        target, hash_, anchor = m[3].partition("#")
-        if not target or re.match(r"[a-z][a-z0-9+.-]*:", target, re.I): return m[0]
-        path = Path(root, at.parent, unquote(target)).resolve()
-        if path == root / "README.md": return m[0].replace(m[3], m[3].replace("README.md", "index.md"))
-        if path.is_dir() and path.is_relative_to(root): return m[2]
-        if path.is_file() and path.is_relative_to(root) and path.suffix not in (".md", ".ipynb"):
-            files.add(path.relative_to(root).as_posix())
-        return m[0]
-    for source in re.findall(r'<(?:img|source)\b[^>]*\bsrc(?:set)?="([^":]+)"', text): link(re.match(LINK, f"[]({source})"))
-    parts, end = [], 0
-    for fence in FENCE.finditer(text):  # nothing inside code is a link
-        parts += [LINK.sub(link, text[end:fence.start()]), re.sub(r"\A(`{3,}|~{3,})\s*\{?mermaid\}?", r"\1text", fence[0])]
-        end = fence.end()
-    return "".join([*parts, LINK.sub(link, text[end:])])
+    """Markdown as the site needs it: a README is its folder's index, links to folders without one become text, diagrams stay
+    text; the files that links and pictures lead to are collected in `files`."""
+    def lead(target: str) -> Path | None:
+        if re.match(r"[a-z][a-z0-9+.-]*:|#", target, re.I): return None
+        path = Path(root, at.parent, unquote(target.partition("#")[0])).resolve()
+        if not path.is_relative_to(root): return None
+        if path.is_file() and path.suffix not in (".md", ".ipynb"): files.add(path.relative_to(root).as_posix())
+        return path
+    def swap(m: re.Match) -> str:
+        if m["code"]: return re.sub(r"\A(`{3,}|~{3,})\s*\{?mermaid\}?", r"\1text", m[0])
+        path, label = lead(m["to"]), EITHER.sub(swap, m["label"])  # the label may hold a picture
+        if path and path.is_dir() and not (path / "README.md").exists(): return label
+        to = m["to"].replace("README.md", "index.md") if path and path.name == "README.md" else m["to"]
+        return m[0].replace(m["label"], label).replace(m["to"], to)
+    for source in re.findall(r'<(?:img|source)\b[^>]*\bsrc(?:set)?="([^"]+)"', text): lead(source)
+    return EITHER.sub(swap, text)
 
 
 # ---- one notebook
 
-def calls(source: str, name: str) -> list[ast.Call]:
-    "The calls of a function or method of that name in a cell; none in a cell that is not plain Python."
-    try: tree = ast.parse(source)
+def nodes(source: str) -> list[ast.AST]:
+    "The syntax tree of a cell, flat; nothing for a cell that is not plain Python."
+    try: return list(ast.walk(ast.parse(source)))
     except SyntaxError: return []
-    return [n for n in ast.walk(tree) if isinstance(n, ast.Call)
+
+
+def calls(source: str, name: str) -> list[ast.Call]:
+    "The calls of a function or method of that name in a cell."
+    return [n for n in nodes(source) if isinstance(n, ast.Call)
             and name == (n.func.id if isinstance(n.func, ast.Name) else getattr(n.func, "attr", None))]
 
 
+def assigned(source: str) -> set[str]:
+    "The names that a cell gives values to."
+    targets = [t for n in nodes(source) if isinstance(n, ast.Assign) for t in n.targets]
+    return {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+
+
 def spoilers(sources: list[str]) -> set[int]:
-    "The cells whose results would spoil a guess: from a `predict` without a guess to the next `against_prediction`."
+    """The cells whose results would spoil a guess: from a `predict` without a guess to the next `against_prediction`, and what
+    shows those values again before the next heading (a source of `## `)."""
     def asks(source: str) -> bool:
         return any(len(c.args) == 1 and "guess" not in {k.arg for k in c.keywords} for c in calls(source, "predict"))
     found: set[int] = set()
     for i, source in enumerate(sources):
         if "#| export" in source or not asks(source): continue
         ends = [j for j in range(i + 1, len(sources)) if calls(sources[j], "against_prediction")]
-        if ends: found |= set(range(i + 1, ends[0] + 1))
+        if not ends: continue
+        hidden = set(range(i + 1, ends[0] + 1))
+        told = {name for j in hidden for name in assigned(sources[j])}
+        for j in range(ends[0] + 1, len(sources)):
+            if sources[j] == "## ": break
+            if not told.isdisjoint({n.id for n in nodes(sources[j]) if isinstance(n, ast.Name)}):
+                hidden.add(j)
+                told |= assigned(sources[j])
+        found |= hidden
     return found
 
 
@@ -113,10 +134,13 @@ def fixed(output: dict, widgets: dict) -> dict:
 
 
 def look(source: str, has_outputs: bool, module: str) -> str:
-    "How a cell's code is shown: what the package gets can be folded away, what only tests is folded."
-    if re.search(r"^#\|\s*exporti?\b", source, re.M): return f"#| code-fold: show\n#| code-summary: goes into {module}\n"
+    "How a cell's code is shown: what the package gets can be folded away, mere imports and mere tests are folded."
+    fold = lambda how, said: f"#| code-fold: {how}\n#| code-summary: {said}\n"
+    with contextlib.suppress(SyntaxError):
+        if all(isinstance(n, ast.Import | ast.ImportFrom) for n in ast.parse(source).body): return fold("true", "Imports")
+    if re.search(r"^#\|\s*exporti?\b", source, re.M): return fold("show", f"goes into {module}")
     tests = re.search(r"^(test_\w+\(|assert\b|with expect_fail)", source, re.M)
-    return "#| code-fold: true\n#| code-summary: Tests\n" if tests and not has_outputs else ""
+    return fold("true", "Tests") if tests and not has_outputs else ""
 
 
 def chapter(nb: dict, at: PurePosixPath, root: Path, files: set[str], note: str = "") -> dict:
@@ -124,7 +148,8 @@ def chapter(nb: dict, at: PurePosixPath, root: Path, files: set[str], note: str 
     text = lambda c: "".join(c["source"])
     md = lambda s: {"cell_type": "markdown", "metadata": {}, "source": s}
     widgets = nb["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-    cells, hidden = nb["cells"], spoilers([text(c) if c["cell_type"] == "code" else "" for c in nb["cells"]])
+    cells = nb["cells"]
+    hidden = spoilers([text(c) if c["cell_type"] == "code" else "## " * bool(re.search("^##+ ", text(c), re.M)) for c in cells])
     module = next((m[1] for c in cells if (m := re.search(r"^#\|\s*default_exp\s+(\S+)", text(c), re.M))), "")
     front, rest = heading(text(cells[0])) if cells and cells[0]["cell_type"] == "markdown" else ({}, "")
     pages = [{"cell_type": "raw", "metadata": {}, "source": ""}, md(prose(rest, at, root, files))]
@@ -174,7 +199,7 @@ def welcome(root: Path) -> str:
 
 
 def stage(root: Path, profile: str, records: dict, pages: Path) -> list[str]:
-    "Write every page into the empty folder `pages`; returns what is missing or older than its notebook."
+    "Write every page into the empty folder `pages`; returns the notebooks whose results are out of date."
     from smalldocs.markdown import split_front_matter
     titles, files, stale, code = {}, set(), [], _book.code_hash(root, profile)
     def write(name: str, title: str, text: str) -> None:
@@ -186,13 +211,12 @@ def stage(root: Path, profile: str, records: dict, pages: Path) -> list[str]:
         record = records.get(name)
         if not record or not copy.exists() or record["status"] != "passed":
             raise SystemExit(f"{name} has not been executed to its end with profile {profile}: run scripts/book.")
-        if record["hash"] != _book.fingerprint(path, code): stale.append(f"{name} has changed since it was executed.")
+        if record["hash"] != _book.fingerprint(path, code): stale.append(name)
         page = chapter(json.loads(copy.read_text(encoding="utf-8")), PurePosixPath(name), root, files, provenance(record, profile))
         write(name, yaml.safe_load(page["cells"][0]["source"].split("---\n")[1])["title"], json.dumps(page, ensure_ascii=False))
-    texts = {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8")
-             for p in [*sorted(root.glob("adr/*.md")), root / "CHANGELOG.md", root / "CONTRIBUTING.md"] if p.exists()}
-    readme = root / "README.md"
-    texts["index.md"] = readme.read_text(encoding="utf-8") if readme.exists() else welcome(root)
+    own = [*sorted(root.glob("adr/*.md")), *(root / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING"))]
+    texts = {p.relative_to(root).as_posix().replace("README", "index"): p.read_text(encoding="utf-8") for p in own if p.exists()}
+    texts.setdefault("index.md", welcome(root))
     for name, text in texts.items():
         given, body = split_front_matter(text)
         front, body = heading(body)
@@ -313,7 +337,8 @@ def make(root: Path, profile: str | None) -> int:
     pages = build / "pages"
     shutil.rmtree(pages, ignore_errors=True)
     pages.mkdir(parents=True)
-    for line in stage(root, profile, book.get(profile, {}), pages): print(f"note: {line}", file=sys.stderr)
+    stale = stage(root, profile, book.get(profile, {}), pages)
+    if stale: print(f"note: changed since they were executed, or standing on changed code: {', '.join(stale)}", file=sys.stderr)
     for line in render(pages, build / "site"): print(f"note: {line}", file=sys.stderr)
     found = problems(build / "site")
     for line in found: print(line)
@@ -329,8 +354,8 @@ def main() -> int:
     a = parser.parse_args()
     root = a.root.resolve()
     def command() -> int:
-        if not a.no_run and (failed := _book.run(root, a.profile or "full", jobs=a.jobs, force=a.force)): return failed
-        return make(root, a.profile)
+        failed = 0 if a.no_run else _book.run(root, a.profile or "full", "*", a.jobs, a.force, a.cell_s)
+        return failed or make(root, a.profile)
     return _book.guarded(command)
 
 

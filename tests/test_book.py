@@ -100,56 +100,81 @@ def test_notebooks_are_chosen_by_name_stem_or_path(house):
     assert names("exercises/*") == ["21_x.ipynb"] and names("none") == []
 
 
-def test_a_failing_cell_is_shown_with_what_it_printed(tmp_path):
-    bad = put(tmp_path / "bad.ipynb", cell("code", "x = 1"), cell("code", "print('so far')\nx / 0"), cell("code", "x"))
-    record = _book.execute(bad, tmp_path / "out" / "bad.ipynb", 60, False)
-    assert record["status"] == "failed" and "cell 2 of 3" in record["error"] and "    x / 0" in record["error"]
-    assert "so far" in record["error"] and "ZeroDivisionError" in record["error"] and "\x1b" not in record["error"]
+def test_a_parameters_cell_is_given_the_size_of_the_profile(tmp_path):
+    asks, other = cell("code", "tracks = 57_000\nk = 10"), cell("code", "tracks = 5")
+    asks["metadata"]["tags"] = ["parameters"]
+    assert _book.parameters(put(tmp_path / "a.ipynb", asks), tracks=3000, x=1) == {"tracks": 3000}
+    assert _book.parameters(put(tmp_path / "b.ipynb", other), tracks=3000) == {}
 
 
 def test_a_cell_has_a_time_limit(tmp_path):
     slow = put(tmp_path / "slow.ipynb", cell("code", "import time\nprint('begun', flush=True)\ntime.sleep(30)"))
-    record = _book.execute(slow, tmp_path / "out" / "slow.ipynb", 1, False)
+    record = _book.execute(slow, tmp_path / "out" / "slow.ipynb", 3000, 1)
     assert record["status"] == "failed" and "timed out" in record["error"] and "time.sleep(30)" in record["error"]
-    assert record["seconds"] < 15
+    assert record["seconds"] < 29
 
 
-def test_book_and_docs_from_the_command_line(house):
-    "For real: servers of their own, two kernels, a second run without any, a change, a failure, and the site."
+def test_book_and_docs_from_the_command_line(house, capsys):
+    "For real: servers of their own, a failure, a second run that executes only what changed, and the site, which is then read."
     def script(name: str, *args: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, str(ROOT / "scripts" / name), "--root", str(house), *args], capture_output=True,
                               text=True, timeout=120, cwd=house)
     book = lambda: json.loads((house / "_build/book.json").read_text())["smoke"]
-    first = script("_book.py", "--profile", "smoke", "--only", "nbs/*")
-    assert first.returncode == 0, first.stderr
+    chapter = house / "nbs/01_lab.ipynb"
+    good = chapter.read_text()
+    put(chapter, cell("markdown", "# Why?"), cell("code", "print('so far')\nint('as planned')"), cell("code", "1"))
+    failed = script("_book.py", "--profile", "smoke")
+    assert failed.returncode == 1, failed.stderr
+    assert "FAILED nbs/01_lab.ipynb, cell 2 of 3:\n    print('so far')\n    int('as planned')" in failed.stdout
+    assert "\nso far\n" in failed.stdout and "ValueError: invalid literal" in failed.stdout and "\x1b" not in failed.stdout
+    assert re.search(r"nbs/01_lab.ipynb +[\d.]+  failed\n", failed.stdout)
     assert "profile smoke tracks 3000" in (house / "_build/book/smoke/nbs/00_core.ipynb").read_text()
-    assert {r["status"] for r in book().values()} == {"passed"} and not any(r["cached"] for r in book().values())
     assert (house / "_build/lab/smoke/lab").is_dir() and not (house / "work").exists()
+    assert {r["cached"] for r in book().values()} == {False} and len(book()) == 3
+    with pytest.raises(SystemExit, match="nbs/01_lab.ipynb has not been executed"): _site.make(house, None)
 
-    refused = script("_site.py", "--no-run")
-    assert refused.returncode == 1 and "exercises/21_x.ipynb has not been executed" in refused.stderr
+    chapter.write_text(good)
+    passed = script("_book.py", "--profile", "smoke")
+    assert passed.returncode == 0, passed.stdout
+    assert {name for name, r in book().items() if not r["cached"]} == {"nbs/01_lab.ipynb"}
+    assert {r["status"] for r in book().values()} == {"passed"} and "exercises/21_x.ipynb ..." not in passed.stderr
+    assert _book.run(house, "smoke", "nothing") == 2
 
-    put(house / "nbs/01_lab.ipynb", cell("markdown", "# Why?"), cell("code", "raise ValueError('as ' + 'planned')"))
-    second = script("_book.py", "--profile", "smoke")
-    assert second.returncode == 1 and "FAILED nbs/01_lab.ipynb" in second.stdout and "as planned" in second.stdout
-    assert book()["nbs/00_core.ipynb"]["cached"] and not book()["nbs/01_lab.ipynb"]["cached"]
-    assert book()["exercises/21_x.ipynb"]["status"] == "passed"
-    assert re.search(r"nbs/01_lab.ipynb +[\d.]+  failed", second.stdout)
+    made = script("_site.py", "--no-run")
+    assert made.returncode == 0 and "5 pages in _build/site, 0 problems" in made.stdout, made.stdout + made.stderr
+    look_at_the_site(house / "_build" / "site")
+    put(chapter, cell("markdown", "# Changed?"))  # an old result is shown, and said to be old
+    assert _site.make(house, None) == 0 and "changed code: nbs/01_lab.ipynb\n" in capsys.readouterr().err
 
-    assert script("_book.py", "--only", "nothing").returncode == 2
+
+def look_at_the_site(site: Path) -> None:
+    "What the small house looks like as a site."
+    pages = {p.relative_to(site).as_posix(): p.read_text(encoding="utf-8") for p in site.rglob("*.html")}
+    assert set(pages) == {"index.html", "nbs/00_core.html", "nbs/01_lab.html", "exercises/21_x.html", "adr/0001-x.html"}
+    one, home = pages["nbs/01_lab.html"], pages["index.html"]
+    assert '00_core.html"' in one and 'href="../settings.ini"' in one and (site / "settings.ini").exists()
+    folds = re.findall(r'<details class="measured">.*?</details>', one, re.S)
+    assert len(folds) == 2 and "the truth" in folds[0] and "the verdict" in folds[1] and "guess k" not in "".join(folds)
+    assert one.count("the truth") == 1 and "Executed on" in one and "3,000 synthetic tracks" in one
+    assert "graph LR" in one and "mermaid" not in one
+    assert re.search(r"0 The lab.*How.*far", home, re.S) and "3 Systems" not in home  # a section without pages is left out
+    assert "How far?" in re.search(r"<title>(.*?)</title>", pages["nbs/00_core.html"])[1]
+    assert "the truth" not in (site / "search.json").read_text(encoding="utf-8")
 
 
 # ---- one page
 
 def test_results_between_a_guess_and_its_verdict_are_spoilers():
     find = lambda *sources: _site.spoilers(list(sources))
-    assert find("predict('k')", "x = measure('k')", "x.against_prediction()", "x") == {1, 2}
+    assert find("predict('k')", "x = measure('k')", "x.against_prediction()", "y") == {1, 2}
     assert find("a", "predict('k', scale='ratio')", "b.against_prediction()") == {2}
     assert find("predict('k', 30)", "b.against_prediction()") == set()  # the guess is in the cell already
     assert find("predict('k', guess=3)", "b.against_prediction()") == set()
     assert find("predict('k')", "x") == set()  # nothing says where it would end
     assert find("#| export\ndef predict(key): ...\npredict('k')", "b.against_prediction()") == set()
     assert find("x.against_prediction()", "predict('k')") == set()
+    again = "predict('k')", "r = measure('k')", "r.against_prediction()", "rows = r.rows", "other = 1", "say(rows)", "## ", "say(r)"
+    assert find(*again) == {1, 2, 3, 5}  # the same values shown again, up to the next heading
     assert find("%magic predict('k')", "x.against_prediction()") == set()
 
 
@@ -163,6 +188,7 @@ def test_a_chapter_becomes_a_page(house):
     page = _site.chapter(nb, PurePosixPath("nbs/20_a_b.ipynb"), house, files, "Executed.")
     text = ["".join(c["source"]) for c in page["cells"]]
     assert text[0] == "---\ntitle: Where?\ndescription: The same, again.\n---\n" and not any("# Where" in t for t in text[1:])
+    assert "#| code-fold: true\n#| code-summary: Imports\nimport os" in text
     assert "secret()" not in text and "default_exp" not in "".join(text)
     assert "#| code-fold: show\n#| code-summary: goes into rap_analyzer.a.b\ndef f(): ..." in text
     assert "#| code-fold: true\n#| code-summary: Tests\nassert f() is None" in text
@@ -184,10 +210,14 @@ def test_a_page_without_a_subtitle_still_has_a_description():
 
 def test_links_lead_home_to_files_or_become_text(house):
     files = set()
+    code_in_label = "[`f(x)`](../settings.ini) ![p](p.png) [![b](../settings.ini)](01_lab.ipynb)"
+    at = PurePosixPath("nbs/00_core.ipynb")
+    assert _site.prose(code_in_label, at, house, files) == code_in_label and files == {"settings.ini"}
+    files.clear()
     said = _site.prose("[home](../README.md#x) [f](../adr/) [s](../settings.ini) [w](https://a.b/c) [p](01_lab.ipynb)\n"
-                       "`[no](../adr)`\n\n```mermaid\n[no](../adr)\n```\n", PurePosixPath("nbs/00_core.ipynb"), house, files)
+                       "`[no](../adr)` [`a`](../adr)\n\n```mermaid\n[no](../adr)\n```\n", at, house, files)
     assert said.startswith("[home](../index.md#x) f [s](../settings.ini) [w](https://a.b/c) [p](01_lab.ipynb)\n")
-    assert "`[no](../adr)`" in said and "```text\n[no](../adr)" in said and files == {"settings.ini"}
+    assert "`[no](../adr)` `a`\n" in said and "```text\n[no](../adr)" in said and files == {"settings.ini"}
 
 
 def test_a_widget_is_shown_as_it_stood():
@@ -251,30 +281,3 @@ def test_stylesheets_scripts_and_heads_are_read_too(tmp_path):
     bare = "\n".join(_site.problems(tmp_path / "3"))
     for what in ("title", "description", "lang", "viewport"): assert f"index.html has no {what}" in bare
     assert _site.problems(tmp_path / "nothing") == ["the site has no pages"]
-
-
-def test_executed_notebooks_become_a_site(house):
-    "Executed for real, rendered for real, then read."
-    code, records = _book.code_hash(house, "smoke"), {}
-    for path in _book.notebooks(house):
-        record = _book.execute(path, _book.executed(house, "smoke", path), 60, False)
-        assert record["status"] == "passed", record
-        records[path.relative_to(house).as_posix()] = record | {"hash": _book.fingerprint(path, code), "tracks": 3000}
-    (house / "_build" / "book.json").write_text(json.dumps({"last": "smoke", "smoke": records}))
-    assert _site.make(house, None) == 0
-    site = house / "_build" / "site"
-    pages = {p.relative_to(site).as_posix(): p.read_text(encoding="utf-8") for p in site.rglob("*.html")}
-    assert set(pages) == {"index.html", "nbs/00_core.html", "nbs/01_lab.html", "exercises/21_x.html", "adr/0001-x.html"}
-    one, home = pages["nbs/01_lab.html"], pages["index.html"]
-    assert 'href="../nbs/00_core.html"' in one or 'href="00_core.html"' in one
-    folds = re.findall(r'<details class="measured">.*?</details>', one, re.S)
-    assert len(folds) == 2 and "the truth" in folds[0] and "the verdict" in folds[1] and "guess k" not in "".join(folds)
-    assert one.count("the truth") == 1 and "Executed on" in one and "3,000 synthetic tracks" in one
-    assert "graph LR" in one and "mermaid" not in one and (site / "settings.ini").exists()
-    assert re.search(r"0 The lab.*How.*far", home, re.S) and "3 Systems" not in home  # a section without pages is left out
-    assert "How far?" in re.search(r"<title>(.*?)</title>", pages["nbs/00_core.html"])[1]
-    assert "the verdict" not in (site / "search.json").read_text(encoding="utf-8")
-
-    put(house / "nbs/01_lab.ipynb", cell("markdown", "# Changed?"))  # an old result is shown, and said to be old
-    assert _site.stage(house, "smoke", records, Path(shutil.copytree(house / "adr", house / "_build" / "p2"))) == [
-        "nbs/01_lab.ipynb has changed since it was executed."]

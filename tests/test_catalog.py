@@ -15,9 +15,9 @@ from rap_analyzer.music import catalog
 
 SOURCE = Path(catalog.__file__).resolve()
 PINNED = {
-    "embeddings": "ed9a1699efd23f8bd43c73b22fb862723312f524d97ddc346dfb4357a2250a1b",
+    "embeddings": "a1030ce318f842ae4a6ec8475839c65e3898afc0700b274b57ae7aff83b1004f",
     "records": "9a048288d7932e67d91d1c9487fe7d438c72ba9a1e29970da66ce54f6b52d3f7",
-    "held_out": "91d51033495c7a38d80b64df1be772cfa30dead6b1201ddd25cf6d095beba50f",
+    "held_out": "a936e7258f188d2cf52401e20c5f45a58b3f797efad2440886af708d3976eb4a",
     "held_out_records": "ebd4118c597de37aa07130ad2cc57fee9e2bd513465b505ab97a01bead74e240",
 }
 PROBE = """

@@ -447,9 +447,9 @@ def truth(
         artist_bpm_shift=style["tempo"][artist].item() / 10,
     )
 
-# %% ../../nbs/10_music_catalog.ipynb #07d0d6d0
+# %% ../../nbs/10_music_catalog.ipynb #f763edc3
 WEIGHTS = np.empty(DIM, dtype=np.int32)
-WEIGHTS[np.arange(DIM) * 197 % DIM] = 4 + 16_384 // (np.arange(DIM) + 8) ** 2  # heavy ones scattered over the places
+WEIGHTS[np.arange(DIM) * 197 % DIM] = 1 + 131_072 // (np.arange(DIM) + 8) ** 3  # heavy ones scattered over the places
 
 
 @lru_cache(maxsize=4)
@@ -472,7 +472,7 @@ def spread(
         X = np.concatenate([pairs[..., 0] + pairs[..., 1], pairs[..., 0] - pairs[..., 1]], axis=1)
     return X
 
-# %% ../../nbs/10_music_catalog.ipynb #fae11c04
+# %% ../../nbs/10_music_catalog.ipynb #807ef226
 def embeddings(
     start: int = 0,  # first song
     stop: int = SIZE,  # one past the last
@@ -484,7 +484,7 @@ def embeddings(
     for first in range(start, stop, 256):
         last = min(first + 256, stop)
         song = facts(first, last, seed)
-        X = 4 * (bell(draw(4, first, last - first, DIM // 2, seed)) * WEIGHTS)  # the song's own
+        X = 2 * (bell(draw(4, first, last - first, DIM // 2, seed)) * WEIGHTS)  # the song's own
         X += 4 * rows[64 + song["artist"]] + 3 * rows[16 + song["mood"]] + 2 * rows[32 + song["russian"]]
         two = (song["second"] >= 0)[:, None]
         X += np.where(two, 3 * rows[song["genre"]] + 2 * rows[song["second"]], 4 * rows[song["genre"]])

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['Ask', 'INDEXED', 'WIDTHS', 'NAMES', 'bench_store', 'ceiling', 'stock_ask', 'bare_ask', 'contestants', 'smallest_ef',
-           'take_turns', 'floor_ms', 'plans', 'bench', 'keep', 'ratios', 'table', 'held']
+           'take_turns', 'floor_ms', 'plans', 'bench', 'keep', 'ratios', 'table', 'held', 'bench_load', 'bench_build']
 
-# %% ../../nbs/28_search_bench.ipynb #ffd9313e
+# %% ../../nbs/28_search_bench.ipynb #4bc7d22b
 import gc
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -21,8 +23,8 @@ from ..lab import Lab
 from ..ledger import machine, record
 from ..music import catalog
 from ..music.catalog import MODEL_ID
-from .index import METHODS, build, built, check_plan, nearest_ids, plan_similar, recall, similar
-from .store import Session, Store, default_store, fill, migrate
+from .index import METHODS, build, built, check_plan, drop, nearest_ids, plan_similar, recall, similar
+from .store import EMBEDDING, Session, Store, copy_file, copy_in, default_store, fill, migrate
 
 # %% ../../nbs/28_search_bench.ipynb #79ed5ae8
 def bench_store(tracks: int) -> Store:  # with every method built
@@ -240,3 +242,54 @@ def held(result: dict, faster: float = 50) -> list[str]:  # what did not hold; e
     speedup = ratios(result)["speedup"]
     if speedup < faster: wrong += [f"only {speedup:.0f} times as fast as the obvious query, expected {faster:.0f}"]
     return wrong
+
+# %% ../../nbs/28_search_bench.ipynb #778aa346
+def _seconds(do: Callable[[], object]) -> float:
+    "How long something takes, in seconds."
+    started = time.perf_counter()
+    do()
+    return time.perf_counter() - started
+
+
+def bench_load(tracks: int | None = None, rounds: int = 3) -> dict[str, float]:  # seconds, rows a second, and two ratios
+    "Load embeddings into a fresh table, encoding included, in turns with the server's own COPY; then the same upsert again."
+    n = tracks or settings().tracks
+    store, ids, H = bench_store(n), np.arange(n, dtype=np.int64), catalog.embeddings(0, n)
+    took: dict[str, list[float]] = {"ours": [], "server": [], "upsert": []}
+    with store.admin(None) as boss, tempfile.TemporaryDirectory() as folder, progress("loading", rounds) as step:
+        file = Path(folder) / "embeddings.copy"
+        file.write_bytes(copy_file(store.tenant, ids, MODEL_ID, H)), Path(folder).chmod(0o755)
+        boss.execute("DROP TABLE IF EXISTS bench_load; CREATE TABLE bench_load (LIKE embeddings INCLUDING ALL)")
+        from_disk = f"COPY bench_load FROM '{file}' (FORMAT BINARY)"
+        def ours() -> None:
+            with boss.transaction(): copy_in(boss, "bench_load", EMBEDDING, store.tenant, ids, MODEL_ID, H)
+        for _ in range(rounds):
+            for name, do in (("ours", ours), ("server", lambda: boss.execute(from_disk))):
+                boss.execute("TRUNCATE bench_load; CHECKPOINT")
+                took[name].append(_seconds(do))
+            took["upsert"].append(_seconds(lambda: store.upsert_embeddings(ids, H)))
+            step()
+        boss.execute("DROP TABLE bench_load")
+    mid = {name: float(np.median(t)) for name, t in took.items()}
+    return _load_figures(mid, n)
+
+# %% ../../nbs/28_search_bench.ipynb #0ca7d256
+def _load_figures(mid: dict[str, float], n: int) -> dict[str, float]:
+    "Ratios from median seconds, recorded."
+    shares = {"load_share": mid["server"] / mid["ours"], "upsert_share": mid["server"] / mid["upsert"]}
+    for name, share in shares.items(): record(f"search.{name}", share, unit="x", params={"tracks": n})
+    return {**{f"{name}_s": round(t, 3) for name, t in mid.items()}, "rows_per_s": round(n / mid["ours"]),
+            **{name: round(share, 3) for name, share in shares.items()}}
+
+
+def bench_build(tracks: int | None = None) -> dict[str, float]:  # seconds with one and two processes, and their ratio
+    "Build the HNSW index with one process and with two; the index is left as it was, built by two."
+    n = tracks or settings().tracks
+    store, took = bench_store(n), {}
+    with progress("building twice", 2) as step:
+        for workers in (1, 2):
+            drop("hnsw_halfvec", store)
+            took[workers] = build("hnsw_halfvec", store, workers=workers)["build_s"]
+            step()
+    record("search.build_ratio", took[1] / took[2], unit="x", params={"tracks": n})
+    return {"serial_s": took[1], "two_processes_s": took[2], "ratio": round(took[1] / took[2], 2)}
