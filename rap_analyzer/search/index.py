@@ -7,7 +7,8 @@ __all__ = ['METHODS', 'NAIVE', 'SIZES', 'Method', 'method', 'check_model', 'buil
            'check_k', 'plan_similar', 'decode', 'choose', 'too_few', 'similar', 'asimilar', 'recall', 'nearest_ids',
            'explain_similar', 'check_plan']
 
-# %% ../../nbs/21_search_index.ipynb #6728ce6c
+# %% ../../nbs/21_search_index.ipynb #94304883
+import asyncio
 import json
 import re
 import time
@@ -203,7 +204,7 @@ def too_few(store: Store, k: int, hits: list[Hit], model_id: str) -> list[Hit]:
     have = store.count(model_id)
     raise ValueError(f"k={k}, but tenant {store.tenant!r} has only {have} tracks with an embedding to choose from")
 
-# %% ../../nbs/21_search_index.ipynb #c0822896
+# %% ../../nbs/21_search_index.ipynb #f2df2de2
 def similar(
     query: int | Track | np.ndarray,  # a track, its id, or a vector of shape (512,)
     k: int = 10,  # neighbours
@@ -228,8 +229,11 @@ def _answer(store: Store, plan: Plan, rows: list, query: object, k: int, model_i
 
 async def asimilar(query: int | Track | np.ndarray, k: int = 10, ef: int | None = None, *, store: Store) -> list[Hit]:
     "`similar`, without blocking the event loop; the store's async pool must be open."
-    plan = plan_similar(query, k, ef or settings().search.ef, choose(store, k, None, MODEL_ID), MODEL_ID)
-    return _answer(store, plan, await store.aquery(plan), query, k, MODEL_ID)
+    name = await asyncio.to_thread(choose, store, k, None, MODEL_ID)      # may ask the database, the first time
+    plan = plan_similar(query, k, ef or settings().search.ef, name, MODEL_ID)
+    rows = await store.aquery(plan)
+    if len(rows) >= k and rows[0][1] is not None: return _answer(store, plan, rows, query, k, MODEL_ID)
+    return await asyncio.to_thread(_answer, store, plan, rows, query, k, MODEL_ID)      # the odd cases ask again
 
 # %% ../../nbs/21_search_index.ipynb #fa7abc27
 def recall(

@@ -1,0 +1,49 @@
+"""The promise of the README, kept as a newcomer would see it: the whole catalog, a measurement, a table, an exit code."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from rap_analyzer.core import settings
+from rap_analyzer.decide.adr import decisions, export
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    "`rap-analyzer first --check` in a home of its own, with nobody at a terminal."
+    home = tmp_path_factory.mktemp("first")
+    env = {**os.environ, "RAP_LAB_HOME": str(home)}
+    done = subprocess.run([sys.executable, "-m", "rap_analyzer.cli", "first", "--check"], env=env, capture_output=True,
+                          text=True, stdin=subprocess.DEVNULL, timeout=900)
+    return done, home, env
+
+
+def test_it_measures_and_holds(first):
+    done, home, _ = first
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Guess" not in done.stdout
+    assert re.search(r"measured 20\d\d-.* on this machine: 57,000 tracks \(synthetic\)", done.stdout)
+    result = json.loads((home / "first" / "bench.json").read_text())
+    rows = {r["method"]: r for r in result["rows"]}
+    assert {"exact_vector", "exact_halfvec", "hnsw_halfvec", "bare_psycopg"} <= set(rows)
+    assert set(rows["hnsw_halfvec"]) >= {"method", "k", "ef", "recall", "p50_ms", "p95_ms", "build_s", "index_mb", "plan"}
+    assert all(r["recall"] >= 0.99 for r in rows.values())
+    assert rows["hnsw_halfvec"]["n"] >= 500 and rows["exact_vector"]["n"] >= 30
+    assert "ix_hnsw_halfvec" in rows["hnsw_halfvec"]["plan"] and "ix_" not in rows["exact_vector"]["plan"]
+
+
+def test_similar_on_the_same_lab(first):
+    _, _, env = first
+    done = subprocess.run([sys.executable, "-m", "rap_analyzer.cli", "similar", "42", "--k", "10", "--json"], env=env,
+                          capture_output=True, text=True, timeout=120)
+    hits = json.loads(done.stdout)
+    assert len(hits) == 10 and {"track_id", "score", "why"} <= set(hits[0])
+
+
+def test_every_decision_is_exported_and_its_evidence_is_there():
+    found = decisions(settings().root / "nbs")
+    assert len(found) >= 4
+    export(check=True)
