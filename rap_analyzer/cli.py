@@ -7,7 +7,7 @@ __all__ = ['app', 'lab_app', 'bench_app', 'adr_app', 'AsJson', 'QUESTION', 'show
            'describe', 'setup', 'similar', 'bench_search', 'bench_load_', 'bench_build_', 'adr_export', 'adr_publish',
            'claim_port', 'serve', 'ask_guess', 'measure_first', 'tell', 'first', 'open_lab', 'wait_for']
 
-# %% ../nbs/99_cli.ipynb #e8352a92
+# %% ../nbs/99_cli.ipynb #76d4c3b9
 import json
 import os
 import secrets
@@ -191,7 +191,7 @@ def ask_guess() -> float | None:  # None: skipped, or nobody there to ask
             if 0 < (guess := float(said)) < 1e9: return guess
         print("A number, please: 3, 30, 300 …")
 
-# %% ../nbs/99_cli.ipynb #0ad33551
+# %% ../nbs/99_cli.ipynb #be081d1e
 def measure_first(guess: float | None) -> dict:  # what bench returned
     "Run exercises/21_hnsw.ipynb with papermill and return its measurement."
     import papermill
@@ -205,7 +205,7 @@ def measure_first(guess: float | None) -> dict:  # what bench returned
     page, given = cfg.root / "exercises" / "21_hnsw.ipynb", {"tracks": cfg.tracks, "out": str(out / "bench.json")}
     with progress("measuring (half a minute)"):
         papermill.execute_notebook(page, out / page.name, parameters=given, cwd=str(page.parent), progress_bar=False,
-                                   execution_timeout=600)
+                                   execution_timeout=600, extra_arguments=["--log-level=CRITICAL"])
     return json.loads((out / "bench.json").read_text())
 
 # %% ../nbs/99_cli.ipynb #232fe792

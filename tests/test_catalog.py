@@ -15,9 +15,9 @@ from rap_analyzer.music import catalog
 
 SOURCE = Path(catalog.__file__).resolve()
 PINNED = {
-    "embeddings": "a1030ce318f842ae4a6ec8475839c65e3898afc0700b274b57ae7aff83b1004f",
+    "embeddings": "006c3aa3f8a39a6924a00aabfa5132a432a7088aea63e23239a15833e68417ce",
     "records": "9a048288d7932e67d91d1c9487fe7d438c72ba9a1e29970da66ce54f6b52d3f7",
-    "held_out": "a936e7258f188d2cf52401e20c5f45a58b3f797efad2440886af708d3976eb4a",
+    "held_out": "b2c76d0ee2ceb7af47d7bb52594f0abf0e63be4e9543ec30c7e0b5fd169f9273",
     "held_out_records": "ebd4118c597de37aa07130ad2cc57fee9e2bd513465b505ab97a01bead74e240",
 }
 PROBE = """

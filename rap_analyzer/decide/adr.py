@@ -16,7 +16,7 @@ from pathlib import Path
 from ..core import LabError, settings
 from ..ledger import last
 
-# %% ../../nbs/71_decide_adr.ipynb #6e7f7d16
+# %% ../../nbs/71_decide_adr.ipynb #ab4eb965
 HEAD = re.compile(r"^### ADR (\d{4}): (.+)$", re.M)
 PARTS = ("Context and problem", "Options", "Decision", "Consequences", "Evidence")
 
@@ -34,7 +34,7 @@ class Decision:
     @property
     def slug(self) -> str:
         "The file name without its ending."
-        return f"{self.number}-{re.sub('[^a-z0-9]+', '-', self.title.lower()).strip('-')[:60].rstrip('-')}"
+        return f"{self.number}-{re.sub('[^a-z0-9]+', '-', self.title.lower()).strip('-')}"
 
 # %% ../../nbs/71_decide_adr.ipynb #ca658656
 def parse(cell: str, notebook: str = "") -> Decision | None:  # None: this cell records no decision

@@ -447,9 +447,9 @@ def truth(
         artist_bpm_shift=style["tempo"][artist].item() / 10,
     )
 
-# %% ../../nbs/10_music_catalog.ipynb #f763edc3
+# %% ../../nbs/10_music_catalog.ipynb #032637c1
 WEIGHTS = np.empty(DIM, dtype=np.int32)
-WEIGHTS[np.arange(DIM) * 197 % DIM] = 1 + 131_072 // (np.arange(DIM) + 8) ** 3  # heavy ones scattered over the places
+WEIGHTS[np.arange(DIM) * 197 % DIM] = 1 + 8_192 // (np.arange(DIM) + 8) ** 2  # heavy ones scattered over the places
 
 
 @lru_cache(maxsize=4)

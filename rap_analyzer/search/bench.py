@@ -7,15 +7,16 @@ __all__ = ['Ask', 'INDEXED', 'WIDTHS', 'NAMES', 'FRESH', 'bench_store', 'ceiling
            'smallest_ef', 'one_core', 'take_turns', 'backends', 'still', 'floor', 'plans', 'bench', 'keep', 'ratios',
            'table', 'held', 'bench_load', 'bench_build']
 
-# %% ../../nbs/28_search_bench.ipynb #1a437da1
+# %% ../../nbs/28_search_bench.ipynb #4c935e1c
 import gc
 import os
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def contestants(store: Store, X: np.ndarray, k: int) -> dict[str, Ask]:
 
 INDEXED = ("hnsw_halfvec", "bare_psycopg", "hnswlib")
 
-# %% ../../nbs/28_search_bench.ipynb #ba059b01
+# %% ../../nbs/28_search_bench.ipynb #793677b6
 WIDTHS = (*range(10, 30), *range(30, 60, 2), *range(60, 100, 5), 100, 120, 150, 200, 300, 400, 600, 1_000)
 
 
@@ -121,11 +122,12 @@ def smallest_ef(
     true: np.ndarray,  # (q, k) true ids
     target: float,  # recall to reach
 ) -> tuple[int, float]:  # ef, and the recall it reached
-    "The first width in WIDTHS that reaches the target."
-    for ef in (w for w in WIDTHS if w >= true.shape[1]):
-        reached = recall([ask(q, ef) for q in Q], true)
-        if reached >= target: return ef, reached
-    raise LabError(f"no ef up to {WIDTHS[-1]} reaches recall {target}: the best was {reached:.3f}")
+    "The first of WIDTHS that reaches the target, by bisection; LabError if none does."
+    widths = [w for w in WIDTHS if w >= true.shape[1]]
+    reached = cache(lambda ef: recall([ask(q, ef) for q in Q], true))
+    at = bisect_left(widths, target, key=reached)
+    if at < len(widths): return widths[at], reached(widths[at])
+    raise LabError(f"no ef up to {widths[-1]} reaches recall {target}: the best was {reached(widths[-1]):.3f}")
 
 # %% ../../nbs/28_search_bench.ipynb #5531a449
 @contextmanager
