@@ -197,7 +197,7 @@ def test_external_servers_by_configuration(own, tmp_path, monkeypatch):
             assert s.con.execute("SELECT current_user").fetchone() == ("rap_app",)
     assert own.postmaster()
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody:secret@127.0.0.1:1/x")
-    with pytest.raises(LabError, match="DATABASE_URL .127.0.0.1. does not answer") as e:
+    with pytest.raises(LabError, match="DATABASE_URL .127.0.0.1:1. does not answer") as e:
         Lab(home=tmp_path / "third").up()
     assert "secret" not in str(e.value)
 
