@@ -133,7 +133,7 @@ def drop(name: str, store: Store | None = None, model_id: str = MODEL_ID) -> Non
         else: con.execute(f"DROP TABLE IF EXISTS {way.table}")
     store._cache.clear()
 
-# %% ../../nbs/21_search_index.ipynb #2a0c7d08
+# %% ../../nbs/21_search_index.ipynb #627eb999
 class Hit(NamedTuple):
     "One answer: a track, how similar it is (cosine, 1 is the same direction), and which method found it."
     track_id: int
@@ -145,7 +145,7 @@ def check_vector(x: np.ndarray) -> np.ndarray:  # float16, unit length, shape (5
     "Refuse what cannot be compared; scale the rest to unit length."
     x = np.asarray(x, dtype=np.float64)
     if x.shape != (DIM,): raise ValueError(f"expected {DIM} dimensions, got {x.shape[0] if x.ndim == 1 else x.shape}")
-    length = np.sqrt(x @ x)
+    with np.errstate(over="ignore"): length = np.sqrt(x @ x)
     if not 0 < length < np.inf: raise ValueError("a query vector needs a length: this one is zero, NaN or infinite")
     return (x / length).astype(np.float16)
 
