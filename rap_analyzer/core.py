@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class LabError(RuntimeError):
     "Something the reader can put right; the message is one sentence that says how."
 
-# %% ../nbs/00_core.ipynb #f4600f44
+# %% ../nbs/00_core.ipynb #1a2a00f6
 class Section(BaseModel):
     "One section of settings.ini: unknown keys are refused and values never change."
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +40,6 @@ class CatalogSection(Section):
     "The synthetic catalog."
     tracks: int = Field(57_000, ge=100, le=10_000_000)
     smoke_tracks: int = Field(3_000, ge=100, le=57_000)
-    seed: int = Field(7, ge=0)
 
 # %% ../nbs/00_core.ipynb #749aa87c
 class SearchSection(Section):

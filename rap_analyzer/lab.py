@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOBODY', 'CONF', 'VALKEY_CONF', 'ROLES', 'EXTENSIONS', 'wheel', 'pg_binary', 'valkey_binary', 'unprivileged', 'give',
-           'run', 'Lab', 'free_port', 'in_folder', 'locked', 'memory_mb']
+           'run', 'address', 'Lab', 'free_port', 'in_folder', 'locked', 'memory_mb']
 
 # %% ../nbs/01_lab.ipynb #2850d904
 import atexit
@@ -87,7 +87,13 @@ def run(*command: str, timeout_s: float = 150, cwd: Path | None = None) -> str: 
         raise LabError(f"{Path(command[0]).name} failed: {lines[-1].strip()}")
     return done.stdout
 
-# %% ../nbs/01_lab.ipynb #ea9c2935
+# %% ../nbs/01_lab.ipynb #e0e740f6
+def address(name: str, given: str | None) -> dict[str, str]:  # its parts; none for no address
+    "A connection string taken apart; LabError if it is not one."
+    try: return conninfo_to_dict(given or "")
+    except psycopg.Error as e: raise LabError(f"{name} is not a connection string: {str(e).splitlines()[0]}") from None
+
+# %% ../nbs/01_lab.ipynb #f30d08aa
 class Lab:
     "The servers of one home folder: attaches to them if they run, starts them if they do not."
     def __init__(
@@ -97,11 +103,13 @@ class Lab:
     ):
         self.cfg = settings()
         self.home = Path(home or self.cfg.home).expanduser().resolve()
-        self.dir, self.database = self.home / "lab", database or self.cfg.postgres.database
+        self.dir = self.home / "lab"
         self.pg, self.valkey, self.log = self.dir / "pg", self.dir / "valkey", self.dir / "log"
-        tmp = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"
+        tmp = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()       # the same for every user of this home
         self.sockets = Path(tmp) / f"rap-{os.getuid()}-{sha256(str(self.home).encode()).hexdigest()[:10]}"
         self.external_db, self.external_redis = os.environ.get("DATABASE_URL"), os.environ.get("REDIS_URL")
+        self.admin_db = os.environ.get("DATABASE_ADMIN_URL") or self.external_db
+        self.database = database or address("DATABASE_URL", self.external_db).get("dbname") or self.cfg.postgres.database
         self._lease = None
 
 # %% ../nbs/01_lab.ipynb #3f2094db
@@ -151,11 +159,11 @@ def _port(self: Lab, name: str) -> int:
     self._note(**{f"{name}_port": port})
     return port
 
-# %% ../nbs/01_lab.ipynb #0a3a208a
+# %% ../nbs/01_lab.ipynb #9de08df8
 @patch
 def _initdb(self: Lab) -> None:
     "Create the data folder once; a half-made one (interrupted run) is made again."
-    if (self.pg / "lab.conf").exists(): return
+    if (self.pg / "lab.conf").exists() or (self.pg / "postmaster.opts").exists(): return      # the second: it has run before
     for leftover in self.pg.iterdir():
         shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
     secret = self._note(admin_password=secrets.token_urlsafe(24), app_password=secrets.token_urlsafe(24))
@@ -198,7 +206,7 @@ def _write_conf(self: Lab) -> None:
     (self.pg / "lab.conf").write_text(text)
     give(self.pg / "lab.conf")
 
-# %% ../nbs/01_lab.ipynb #05fc1f1a
+# %% ../nbs/01_lab.ipynb #8a3b02dd
 def in_folder(folder: Path, program: str) -> list[psutil.Process]:  # processes of this lab, and of no other
     "Running processes of `program` whose working directory is `folder`."
     found = []
@@ -210,14 +218,14 @@ def in_folder(folder: Path, program: str) -> list[psutil.Process]:  # processes 
 
 
 @patch
-def _clear_orphans(self: Lab, patience_s: float = 5) -> int:  # how many had to be ended
-    "Wait for backends of a dead postmaster to leave, then end them; they hold shared memory."
+def _clear_orphans(self: Lab, patience_s: float = 5) -> None:
+    "Wait for backends of a dead postmaster to leave, then end them; LabError if one stays, since it may still write."
     _, alive = psutil.wait_procs(in_folder(self.pg, "postgres"), timeout=patience_s)
     for sent in (signal.SIGQUIT, signal.SIGKILL):
         for p in alive:
             with suppress(psutil.Error): p.send_signal(sent)
         if alive: _, alive = psutil.wait_procs(in_folder(self.pg, "postgres"), timeout=3)
-    return len(alive)
+    if alive: raise LabError(f"processes {[p.pid for p in alive]} of an earlier PostgreSQL do not end: end them, then try again.")
 
 # %% ../nbs/01_lab.ipynb #2181d38e
 @patch
@@ -241,15 +249,16 @@ def _start_pg(self: Lab) -> None:
         self._pg_ctl("start")
     if not self._answers(120): raise LabError(f"PostgreSQL started but does not answer (log: {self.log / 'postgres.log'}).")
 
-# %% ../nbs/01_lab.ipynb #a49f92ca
+# %% ../nbs/01_lab.ipynb #fe05d389
 @patch
 def _pg_ctl(self: Lab, *what: str) -> None:
     "Call pg_ctl; on failure the last FATAL line of the server's own log says why."
     log = self.log / "postgres.log"
+    old = log.stat().st_size if log.exists() else 0
     try: run(pg_binary("pg_ctl"), *what, "-D", str(self.pg), "-l", str(log), "-w", "-t", "120", "-s", cwd=self.dir)
     except LabError as e:
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        fatal = [line.split("FATAL:", 1)[1].strip() for line in lines[-40:] if "FATAL:" in line]
+        lines = log.read_bytes()[old:].decode(errors="replace").splitlines() if log.exists() else []
+        fatal = [line.split("FATAL:", 1)[1].strip() for line in lines if "FATAL:" in line]
         raise LabError(f"PostgreSQL did not {what[0]}: {fatal[-1] if fatal else e} (log: {log})") from None
 
 
@@ -280,11 +289,11 @@ maxmemory {memory}mb
 maxmemory-policy volatile-lru
 """
 
-# %% ../nbs/01_lab.ipynb #13bcf5ce
+# %% ../nbs/01_lab.ipynb #900b3f46
 @patch
 def _start_valkey(self: Lab) -> None:
     "Start Valkey unless this lab's own one answers."
-    if self._valkey_answers(0): return
+    if self._valkey_answers(10 if in_folder(self.valkey, "valkey") else 0): return            # a busy one gets some time
     for orphan in in_folder(self.valkey, "valkey"):
         with suppress(psutil.Error): orphan.kill(), orphan.wait(5)
     if "valkey_password" not in self._note(): self._note(valkey_password=secrets.token_urlsafe(24))
@@ -309,7 +318,7 @@ def _valkey_answers(self: Lab, wait_s: float) -> bool:
         if time.monotonic() > end: return False
         time.sleep(0.05)
 
-# %% ../nbs/01_lab.ipynb #c2ecbf9f
+# %% ../nbs/01_lab.ipynb #e9043204
 ROLES = ("rap_owner", "rap_loader", "rap_app")
 
 
@@ -322,12 +331,13 @@ def url(
     "Where and as whom to connect."
     pg = self.cfg.postgres
     options = f"-c statement_timeout={pg.statement_timeout_s * 1000 if role == 'rap_app' else 0:.0f}"
-    common = {"connect_timeout": pg.connect_timeout_s, "application_name": "rap_analyzer"}
+    common = {"connect_timeout": pg.connect_timeout_s, "application_name": "rap_analyzer", "keepalives_idle": 30,
+              "keepalives_interval": 10, "keepalives_count": 3}
     if self.external_db:
-        base = self.external_db if role == "rap_app" else os.environ.get("DATABASE_ADMIN_URL", self.external_db)
-        given = conninfo_to_dict(base)
+        given = conninfo_to_dict(self.external_db if role == "rap_app" else self.admin_db)
         if role and given.get("user") != role: options += f" -c role={role}"
-        return make_conninfo(base, **({"dbname": database} if database else {}), **common, options=options)
+        options = f"{given.pop('options', '')} {options}".strip()
+        return make_conninfo(**{**common, **given, "dbname": database or self.database, "options": options})
     note = self._note()
     user, word = ("rap_app", "app_password") if role == "rap_app" else ("postgres", "admin_password")
     if role and role != user: options += f" -c role={role}"
@@ -406,19 +416,19 @@ def locked(file: Path, wait_s: float = 180) -> Iterator[None]:
             else: break
         yield
 
-# %% ../nbs/01_lab.ipynb #b7f0f661
+# %% ../nbs/01_lab.ipynb #5308e6ed
 @patch
 def up(self: Lab, keep: bool = False) -> Lab:  # itself
     "Make sure the servers run; with `keep`, until `down`."
     if not (self.external_db and self.external_redis): self._folders()
     self.dir.mkdir(parents=True, exist_ok=True)
     with locked(self.dir / "start.lock"):
+        if not self._lease: self._take_lease()          # first: if a start fails half way, our end ends it
         if not self.external_db: self._start_pg()
         if not self.external_redis: self._start_valkey()
         self._reach_external()
         if self._may_administer(): self.make_database()
         if keep: (self.dir / "keep").touch()
-        if not self._lease: self._take_lease()
     return self
 
 
@@ -429,17 +439,18 @@ def _take_lease(self: Lab) -> None:
     fcntl.flock(self._lease, fcntl.LOCK_SH)
     atexit.register(self.close)
 
-# %% ../nbs/01_lab.ipynb #04013ccb
+# %% ../nbs/01_lab.ipynb #4245ee60
 @patch
 def close(self: Lab) -> None:
     "Stop using the servers; the last user stops them, unless they were asked to keep running."
     if not self._lease: return
     lease, self._lease = self._lease, None
     atexit.unregister(self.close)
-    try: fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError: pass
-    else:
-        if not (self.dir / "keep").exists(): self._stop()
+    with suppress(FileNotFoundError), locked(self.dir / "start.lock"):  # nobody comes in between asking and stopping
+        try: fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError: pass
+        else:
+            if not (self.dir / "keep").exists(): self._stop()
     lease.close()
 
 # %% ../nbs/01_lab.ipynb #a6cfa2d9
@@ -469,12 +480,12 @@ def __enter__(self: Lab) -> Lab: return self.up()
 @patch
 def __exit__(self: Lab, *_: object) -> None: self.close()
 
-# %% ../nbs/01_lab.ipynb #f119ca78
+# %% ../nbs/01_lab.ipynb #686e8d64
 def _where(address: str) -> str:
     "Host and port of an address, for a message: never the password."
-    if "://" not in address: return conninfo_to_dict(address).get("host", "the local socket")
-    parts = urlsplit(address)
-    return f"{unquote(parts.hostname or 'localhost')}:{parts.port}" if parts.port else unquote(parts.hostname or "localhost")
+    if address.startswith("redis"): parts = urlsplit(address); host, port = parts.hostname or "localhost", parts.port
+    else: given = conninfo_to_dict(address); host, port = given.get("host", "the local socket"), given.get("port")
+    return f"{unquote(host)}:{port}" if port else unquote(host)
 
 
 @patch
@@ -495,10 +506,9 @@ def _reach_external(self: Lab) -> None:
 def _may_administer(self: Lab) -> bool:
     "True if we may create roles and databases (always, on the embedded server)."
     if not self.external_db: return True
-    rights = "SELECT rolsuper OR (rolcreaterole AND rolcreatedb) FROM pg_roles WHERE rolname = current_user"
-    with psycopg.connect(os.environ.get("DATABASE_ADMIN_URL", self.external_db), connect_timeout=5) as con:
-        self.database = con.info.dbname
-        return con.execute(rights).fetchone()[0]
+    rights = "rolsuper OR (rolcreaterole AND rolcreatedb AND rolbypassrls AND current_setting('server_version_num')::int >= 160000)"
+    with psycopg.connect(self.admin_db, connect_timeout=5) as con:
+        return con.execute(f"SELECT {rights} FROM pg_roles WHERE rolname = current_user").fetchone()[0]
 
 # %% ../nbs/01_lab.ipynb #c2825112
 def memory_mb(processes: list[psutil.Process]) -> float:  # MB

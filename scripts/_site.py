@@ -39,7 +39,7 @@ def plain(text: str, most: int = 160) -> str:
 
 def heading(text: str) -> tuple[dict, str]:
     "The title (`# ...`) and the subtitle (`> ...`) of a page as front matter, and the text without them."
-    found = re.match(r"\s*# (.+)\n*((?:> ?.*\n?)*)", text)
+    found = re.match(r"\s*(?:<!--[^>]*-->\s*)?# (.+)\n*((?:> ?.*\n?)*)", text)
     title, said = (found[1].strip(), re.sub(r"^> ?", "", found[2], flags=re.M).strip()) if found else ("", "")
     front = {"title": title, "description": " ".join(said.split())}
     return {k: v for k, v in front.items() if v}, text[found.end():] if found else text
@@ -185,7 +185,7 @@ def sidebar(config: dict, titles: dict[str, str]) -> None:
     "Fill the sections of the sidebar: a glob becomes the pages that fit, and a section without pages is left out."
     sections = config["website"]["sidebar"]["contents"]
     for section in sections:
-        fits = [name for glob in section["contents"] for name in sorted(titles) if PurePosixPath(name).match(glob)]
+        fits = [name for glob in section["contents"] for name in sorted(titles) if (PurePosixPath(name).match(glob) if "/" in glob else name == glob)]
         number = lambda name: re.match(r"\d+(?=_)|", PurePosixPath(name).name)[0]
         section["contents"] = [{"href": name, "text": f"{number(name)} {titles[name]}".strip().replace("`", "")} for name in fits]
     config["website"]["sidebar"]["contents"] = [s for s in sections if s["contents"]]

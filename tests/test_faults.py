@@ -29,6 +29,11 @@ def own(tmp_path):
     lab.close()
 
 
+def made(lab: Lab) -> Store:
+    migrate(lab)
+    return fill(Store(lab), 20)
+
+
 def kill_all(lab: Lab) -> None:
     for p in in_folder(lab.pg, "postgres"):
         with suppress(Exception):
@@ -268,3 +273,75 @@ def test_migrations_go_down_and_up(own):
         assert con.execute("SELECT to_regclass('tracks')").fetchone() == (None,)
     migrate(own)
     assert fill(Store(own), 100).count() == 100
+
+
+@pytest.mark.parametrize("tenant", ["demo -c role=rap_loader", "Demo", "", "a" * 32, "demo\0", "демо"])
+def test_a_tenant_is_a_plain_name(small, tenant):
+    if tenant: pytest.raises(ValueError, Store, small.lab, tenant).match("expected a tenant")
+    else: assert Store(small.lab, tenant).tenant == small.tenant  # nothing said: the default
+
+
+def test_a_small_tenant_beside_a_large_one_gets_all_its_neighbours(own):
+    migrate(own)
+    build("hnsw_halfvec", fill(Store(own), 1_500))
+    X, tracks = catalog.embeddings(5_000, 5_300), list(catalog.tracks(5_000, 5_300))
+    Store(own, "beside").load(tracks, X)
+
+    class Impatient(Store):
+        "Gives up after one row of somebody else's, as a real one does after 20,000."
+        @property
+        def dsn(self):
+            parts = psycopg.conninfo.conninfo_to_dict(super().dsn)
+            more = " -c hnsw.max_scan_tuples=1 -c enable_sort=off -c enable_seqscan=off"  # so few rows need no index by themselves
+            return psycopg.conninfo.make_conninfo(**{**parts, "options": parts["options"] + more})
+
+    hits = similar(X[0], k=200, ef=10, store=Impatient(own, "beside"))
+    true = np.argsort(-(X.astype(np.float32) @ X[0].astype(np.float32)))[:200] + 5_000
+    assert hits[0].why == "exact_halfvec"  # the index ran dry, so everything was compared
+    assert len({h.track_id for h in hits} & set(true.tolist())) >= 199  # equals may swap at the border
+
+
+def test_vectors_of_any_length_are_stored_with_length_one(own):
+    store = made(own)
+    X = catalog.embeddings(0, 20).astype(np.float32)
+    assert store.upsert_embeddings(np.arange(20), X.astype(np.float64) * 37) <= 20
+    for i in range(20):
+        assert np.linalg.norm(store.embedding(i).astype(np.float32)) == pytest.approx(1, abs=2e-3)
+    assert max(h.score for h in similar(3, store=store)) <= 1.002
+
+
+def test_every_stale_session_is_forgotten(own):
+    store = made(own)
+    with store.session(), store.session(), store.session(): pass
+    stale = [s for s in list(store._idle.queue) if s]
+    assert len(stale) == 3
+    store.forget()
+    assert all(s.con.closed for s in stale) and not any(store._idle.queue)
+    assert store._idle.qsize() == 8
+
+
+def test_writing_after_a_restart(own):
+    store = made(own)
+    kill_all(own)
+    own.up()
+    assert store.upsert_embeddings(np.arange(20), catalog.embeddings(0, 20)) == 0
+    assert set(store.upsert(list(catalog.tracks(20, 22)))) == {t.external_id for t in catalog.tracks(20, 22)}
+
+
+def test_another_database_of_a_server_you_bring(own, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", own.url(None))
+    monkeypatch.setenv("REDIS_URL", own.redis_url)
+    with Lab(home=tmp_path / "there", database="elsewhere") as lab:
+        migrate(lab)
+        store = fill(Store(lab), 50)
+        with store.session() as s:
+            assert s.con.execute("SELECT current_database(), current_user").fetchone() == ("elsewhere", "rap_app")
+    with Lab(home=tmp_path / "there") as lab: assert lab.database == "rap"
+    monkeypatch.setenv("DATABASE_URL", "postgresql://[::1")
+    with pytest.raises(LabError, match="DATABASE_URL is not a connection string"): Lab(home=tmp_path / "x")
+
+
+def test_an_orphan_that_stays_stops_the_start(own, monkeypatch):
+    monkeypatch.setattr("rap_analyzer.lab.psutil.wait_procs", lambda procs, timeout: ([], list(procs)))
+    monkeypatch.setattr("rap_analyzer.lab.psutil.Process.send_signal", lambda self, sent: None)
+    with pytest.raises(LabError, match="do not end"): own._clear_orphans(0)

@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from rap_analyzer.core import settings
+from rap_analyzer.core import LabError, settings
 from rap_analyzer.decide.adr import decisions, export
 
 @pytest.fixture(scope="module")
@@ -47,3 +48,15 @@ def test_every_decision_is_exported_and_its_evidence_is_there():
     found = decisions(settings().root / "nbs")
     assert len(found) >= 4
     export(check=True)
+
+
+def test_export_leaves_pages_written_by_hand_alone(tmp_path):
+    shutil.copytree(settings().root / "adr", tmp_path / "adr")
+    mine, old = tmp_path / "adr" / "0900-mine.md", tmp_path / "adr" / "0901-gone.md"
+    mine.write_text("# 0900. Mine\n")
+    old.write_text("<!-- Made from nbs/00_x.ipynb by `rap-analyzer adr export`; edit the notebook. -->\n")
+    export(to=tmp_path / "adr")
+    assert mine.exists() and not old.exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LabError, match="no decision found"): export(nbs=tmp_path / "empty", to=tmp_path / "adr")
+    assert mine.exists()

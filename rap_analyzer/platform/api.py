@@ -32,7 +32,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-# %% ../../nbs/60_platform_api.ipynb #124eda47
+# %% ../../nbs/60_platform_api.ipynb #5ffaa96f
 from fastcore.basics import patch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, exposition
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,8 +41,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core import LabError, allowed, settings
 from ..ledger import last
-from ..music.catalog import MODEL_ID, Track
-from ..search.index import Hit, built, choose, decode, plan_similar, similar
+from ..music.catalog import Track
+from ..search.index import Hit, achoose, built, decode, plan_similar, similar
 from ..search.store import NoEmbedding, Plan, Store, UnknownTrack, decode_track, default_store, plan_tracks
 
 # %% ../../nbs/60_platform_api.ipynb #aeddc752
@@ -270,7 +270,7 @@ async def give_up(self: Edge, x: Exchange, status: int, error: str, hint: str) -
     if not x.status: await bad(status, error, hint)(x.scope, None, x.send)
     x.over = True
 
-# %% ../../nbs/60_platform_api.ipynb #f79252eb
+# %% ../../nbs/60_platform_api.ipynb #0d5ec992
 async def ask(request: Request, plan: Plan) -> list:  # rows
     "Run a plan on the store's async pool, and book the time on the request."
     began = time.perf_counter()
@@ -281,7 +281,7 @@ async def ask(request: Request, plan: Plan) -> list:  # rows
 async def nearest(request: Request, asked: SimilarQuery) -> list[Hit]:
     "The k most similar tracks; whatever is odd is asked again by `similar`, which knows why."
     store, k = request.app.state.store, asked.k
-    plan = plan_similar(asked.track_id, k, asked.ef, choose(store, k, None, MODEL_ID))
+    plan = plan_similar(asked.track_id, k, asked.ef, await achoose(store, k))
     rows = await ask(request, plan)
     hits = decode(plan, rows, k, asked.track_id) if rows and rows[0][1] is not None else []
     if len(hits) == k: return hits
@@ -431,7 +431,7 @@ HOME = """<main><h1>Which tracks are like this one?</h1>
 <footer><p class="soft">{proof}</p><nav><a href="/docs">What can be asked</a><a href="/metrics">Metrics</a>
 <a href="/health/ready">Health</a></nav></footer>"""
 
-# %% ../../nbs/60_platform_api.ipynb #16581f96
+# %% ../../nbs/60_platform_api.ipynb #3c18221d
 def proof(store: Store) -> str:
     "What this machine's ledger says about the search, in one sentence."
     try: run = last("search.speedup", store.lab.home)
@@ -444,8 +444,8 @@ def proof(store: Store) -> str:
 @router.get("/", include_in_schema=False)
 async def home(request: Request) -> HTMLResponse:
     "A page to try the search; it opens even when the database does not answer."
-    try: first = sorted(await named(request, range(6)), key=lambda t: t.id)
-    except LabError: first = []
+    try: first = sorted(await asyncio.wait_for(named(request, range(6)), 2), key=lambda t: t.id)
+    except (LabError, TimeoutError): first = []
     starts = " ".join(f'<a href="#{t.id}">{html.escape(t.title)}</a>' for t in first)
     said = await asyncio.to_thread(proof, request.app.state.store)
     return page("Which tracks are like this one?", HOME.format(starts=starts, proof=html.escape(said)), SCRIPT)

@@ -70,4 +70,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP TABLE embeddings, track_genres, tracks, tenants CASCADE")
+    op.execute("DROP TABLE IF EXISTS embeddings_vector; DROP TABLE embeddings, track_genres, tracks, tenants CASCADE")
