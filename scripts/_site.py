@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from datetime import date
+from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag
@@ -185,7 +186,7 @@ def sidebar(config: dict, titles: dict[str, str]) -> None:
     "Fill the sections of the sidebar: a glob becomes the pages that fit, and a section without pages is left out."
     sections = config["website"]["sidebar"]["contents"]
     for section in sections:
-        fits = [name for glob in section["contents"] for name in sorted(titles) if (PurePosixPath(name).match(glob) if "/" in glob else name == glob)]
+        fits = [name for glob in section["contents"] for name in sorted(titles) if fnmatch(name, glob)]
         number = lambda name: re.match(r"\d+(?=_)|", PurePosixPath(name).name)[0]
         section["contents"] = [{"href": name, "text": f"{number(name)} {titles[name]}".strip().replace("`", "")} for name in fits]
     config["website"]["sidebar"]["contents"] = [s for s in sections if s["contents"]]
