@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Ask', 'INDEXED', 'WIDTHS', 'NAMES', 'FRESH', 'bench_store', 'ceiling', 'stock_ask', 'bare_ask', 'contestants',
-           'smallest_ef', 'one_core', 'take_turns', 'backends', 'still', 'floor', 'plans', 'bench', 'keep', 'ratios',
-           'table', 'held', 'bench_load', 'bench_build']
+           'smallest_ef', 'one_core', 'take_turns', 'backends', 'still', 'floor', 'plans', 'widths', 'bench', 'keep',
+           'ratios', 'table', 'held', 'bench_load', 'bench_build']
 
-# %% ../../nbs/28_search_bench.ipynb #4c935e1c
+# %% ../../nbs/28_search_bench.ipynb #0dc8d86d
 import gc
 import os
 import tempfile
@@ -27,11 +27,11 @@ from ..lab import Lab
 from ..ledger import machine, record
 from ..music import catalog
 from ..music.catalog import MODEL_ID
-from .index import METHODS, build, built, check_plan, drop, nearest_ids, plan_similar, recall, similar
+from .index import BASIC, METHODS, build, built, check_plan, drop, nearest_ids, plan_similar, recall, similar
 from .store import EMBEDDING, Session, Store, copy_file, copy_in, default_store, fill, migrate
 
-# %% ../../nbs/28_search_bench.ipynb #58c7cc1f
-def bench_store(tracks: int) -> Store:  # with every method built
+# %% ../../nbs/28_search_bench.ipynb #c671d47a
+def bench_store(tracks: int, names: Sequence[str] = BASIC) -> Store:  # with these methods built
     "A store with exactly `tracks` synthetic tracks of one tenant."
     store = default_store()
     if tracks != settings().tracks:
@@ -44,7 +44,7 @@ def bench_store(tracks: int) -> Store:  # with every method built
     ready, cfg = built(store, fresh=True), settings().search
     if {**ready.get("hnsw_halfvec", {}), "m": cfg.m, "ef_construction": cfg.ef_construction} != ready.get("hnsw_halfvec"):
         drop("hnsw_halfvec", store)                                           # built with other settings, or not at all
-    missing = [name for name in METHODS if name not in built(store, fresh=True)]
+    missing = [name for name in names if name not in built(store, fresh=True)]
     with progress("building indexes", len(missing)) as step:
         for name in missing: build(name, store); step()
     return store
@@ -94,13 +94,13 @@ def bare_ask(store: Store) -> Ask:
     ask.pid = con.info.backend_pid
     return ask
 
-# %% ../../nbs/28_search_bench.ipynb #989cb802
-def contestants(store: Store, X: np.ndarray, k: int) -> dict[str, Ask]:
-    "Every method by name; without hnswlib, brute force in NumPy."
+# %% ../../nbs/28_search_bench.ipynb #ea5fbe1e
+def contestants(store: Store, X: np.ndarray, k: int, names: Sequence[str] = BASIC) -> dict[str, Ask]:
+    "These methods by name, the driver alone, and the ceiling; without hnswlib, brute force in NumPy."
     def ours(name: str, q: np.ndarray, ef: int) -> list[int]:
         return [h.track_id for h in similar(q, k, ef or None, store=store, name=name)]
-    asks = {"exact_vector": partial(stock_ask(store), k=k), "exact_halfvec": partial(ours, "exact_halfvec"),
-            "hnsw_halfvec": partial(ours, "hnsw_halfvec"), "bare_psycopg": partial(bare_ask(store), k=k)}
+    asks = {**{name: partial(ours, name) for name in names}, "exact_vector": partial(stock_ask(store), k=k),
+            "bare_psycopg": partial(bare_ask(store), k=k)}
     index = ceiling(X)
     if index is None:
         asks["numpy"] = lambda q, ef: np.argpartition(X @ q.astype(np.float32), -k)[-k:].tolist()
@@ -113,10 +113,10 @@ def contestants(store: Store, X: np.ndarray, k: int) -> dict[str, Ask]:
     return asks
 
 
-INDEXED = ("hnsw_halfvec", "bare_psycopg", "hnswlib")
+INDEXED = (*(name for name, way in METHODS.items() if way.index), "bare_psycopg", "hnswlib")
 
-# %% ../../nbs/28_search_bench.ipynb #793677b6
-WIDTHS = (*range(10, 30), *range(30, 60, 2), *range(60, 100, 5), 100, 120, 150, 200, 300, 400, 600, 1_000)
+# %% ../../nbs/28_search_bench.ipynb #aa83df06
+WIDTHS = (*range(1, 30), *range(30, 60, 2), *range(60, 100, 5), 100, 120, 150, 200, 300, 400, 600, 1_000)
 
 
 def smallest_ef(
@@ -124,9 +124,10 @@ def smallest_ef(
     Q: np.ndarray,  # (q, d) questions
     true: np.ndarray,  # (q, k) true ids
     target: float,  # recall to reach
+    least: int = 1,  # the narrowest width that makes sense
 ) -> tuple[int, float]:  # ef, and the recall it reached
     "The first of WIDTHS that reaches the target, by bisection; LabError if none does."
-    widths = [w for w in WIDTHS if w >= true.shape[1]]
+    widths = [w for w in WIDTHS if w >= least]
     reached = cache(lambda ef: recall([ask(q, ef) for q in Q], true))
     at = bisect_left(widths, target, key=reached)
     if at < len(widths): return widths[at], reached(widths[at])
@@ -207,30 +208,42 @@ def floor(store: Store, asks: dict[str, Ask], n: int = 300) -> dict[str, float |
     return {"select_1_ms": round(near, 4), "select_1_any_core_ms": round(trip(), 4),
             "ceiling": "hnswlib" if "hnswlib" in asks else "numpy"}
 
-# %% ../../nbs/28_search_bench.ipynb #fe24bc8b
-def plans(store: Store, Q: np.ndarray, k: int) -> dict[str, str]:  # method -> its plan, in one line
+# %% ../../nbs/28_search_bench.ipynb #8f305e7d
+def plans(store: Store, Q: np.ndarray, k: int, names: Sequence[str] = BASIC) -> dict[str, str]:  # method -> its plan, in one line
     "The plan of each SQL method; LabError where the intended index is not used."
-    seen = {name: check_plan(store, name, plan_similar(Q[0], k, name=name)) for name in METHODS}
+    seen = {name: check_plan(store, name, plan_similar(Q[0], k, name=name)) for name in names}
     return {**seen, "bare_psycopg": seen["hnsw_halfvec"], "hnswlib": "in process", "numpy": "in process"}
 
-# %% ../../nbs/28_search_bench.ipynb #6c19b960
+# %% ../../nbs/28_search_bench.ipynb #70d5e43a
+def widths(asks: dict[str, Ask], Q: np.ndarray, true: np.ndarray, target: float) -> dict[str, int]:  # method -> ef
+    "The smallest sufficient width of every method that has one; the widest for one of the others that never gets there."
+    least = {name: 1 if "probes" in way.dial else true.shape[1] for name, way in METHODS.items()}
+    found, chosen = [name for name in asks if name in INDEXED], {}
+    with progress("choosing ef", len(found)) as step:
+        for name in found:
+            try: chosen[name] = smallest_ef(asks[name], Q, true, target, least.get(name, true.shape[1]))[0]
+            except LabError:
+                if name in (*BASIC, "bare_psycopg", "hnswlib"): raise
+                chosen[name] = WIDTHS[-1]
+            step()
+    return chosen
+
+# %% ../../nbs/28_search_bench.ipynb #17264634
 def bench(
     tracks: int | None = None,  # catalog size; default: the profile's
     k: int = 10,  # neighbours
     queries: int = 500,  # held-out questions for index methods
     exact: int = 30,  # questions for exact methods
     target: float | None = None,  # recall that every method must reach; default: settings().search.recall_target
+    names: Sequence[str] = BASIC,  # methods, out of METHODS
 ) -> dict:  # {"rows": [...], "floor": {...}, "machine": {...}, ...}
     "Measure every method at equal recall, in turns, and record it."
     tracks, target = tracks or settings().tracks, target or settings().search.recall_target
     if queries < exact: raise ValueError(f"expected at least as many queries as exact ones ({exact}), got {queries}")
-    store = bench_store(tracks)
+    store = bench_store(tracks, names)
     X, Q = catalog.embeddings(0, tracks).astype(np.float32), catalog.embeddings(tracks, tracks + queries)
-    true, seen, asks = nearest_ids(X, Q, k), plans(store, Q, k), contestants(store, X, k)
-    with progress("choosing ef", len(INDEXED)) as step:
-        efs = {}
-        for name in INDEXED:
-            if name in asks: efs[name] = smallest_ef(asks[name], Q, true, target)[0]; step()
+    true, seen, asks = nearest_ids(X, Q, k), plans(store, Q, k, names), contestants(store, X, k, names)
+    efs = widths(asks, Q, true, target)
     with still(), one_core(backends(store, asks)) as pinned: ms, found = take_turns(asks, efs, Q, exact)
     shares = {name: recall(list(ids.values()), true[list(ids)]) for name, ids in found.items()}
     rows = [_row(name, k, efs.get(name), shares[name], ms[name], built(store), seen[name]) for name in asks]
@@ -260,7 +273,7 @@ def keep(result: dict) -> None:
     if "hnswlib" in by: record("search.over_ceiling", ours / by["hnswlib"]["p50_ms"], unit="x", params=params)
     record("search.over_driver", ours / by["bare_psycopg"]["p50_ms"], unit="x", params=params)
 
-# %% ../../nbs/28_search_bench.ipynb #b42ad666
+# %% ../../nbs/28_search_bench.ipynb #c2a93d1d
 def ratios(result: dict) -> dict[str, float]:  # speedup, over_driver and, with hnswlib, over_ceiling
     "What the table comes down to."
     p50 = {r["method"]: r["p50_ms"] for r in result["rows"]}
@@ -270,6 +283,7 @@ def ratios(result: dict) -> dict[str, float]:  # speedup, over_driver and, with 
 
 
 NAMES = {"exact_vector": "the obvious query", "exact_halfvec": "exact, half precision", "hnsw_halfvec": "similar() as the app",
+         "hnsw_vector": "graph over 32 bits", "ivfflat_halfvec": "heaps (IVFFlat)", "binary_rerank": "graph over bits, reranked",
          "bare_psycopg": "  bare driver, same plan", "hnswlib": "  ceiling: hnswlib in process",
          "numpy": "  brute force: NumPy in process"}
 

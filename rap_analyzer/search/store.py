@@ -136,7 +136,7 @@ def migrate(
         command.downgrade(cfg, to) if down else command.upgrade(cfg, to)
         con.commit()
 
-# %% ../../nbs/20_search_store.ipynb #afcea388
+# %% ../../nbs/20_search_store.ipynb #8f164c18
 @dataclass(frozen=True, slots=True)
 class Plan:
     "A query as a value: SQL with placeholders, parameters, and the search width that HNSW should use."
@@ -144,6 +144,7 @@ class Plan:
     params: tuple = ()
     ef: int | None = None
     why: str = ""
+    dial: str = "hnsw.ef_search"  # the setting that `ef` turns
 
 
 class UnknownTrack(LookupError):
@@ -153,7 +154,7 @@ class UnknownTrack(LookupError):
 class NoEmbedding(LookupError):
     "The track is there, but it has no embedding of this model."
 
-# %% ../../nbs/20_search_store.ipynb #9e51cff1
+# %% ../../nbs/20_search_store.ipynb #a816723d
 SESSION = ("-c app.tenant_id={tenant} -c plan_cache_mode=force_generic_plan "
            "-c hnsw.iterative_scan=strict_order -c max_parallel_workers_per_gather=0")
 
@@ -180,9 +181,9 @@ class Session:
 
     def fetch(self, plan: Plan) -> list[TupleRow]:
         "Run a plan, prepared and binary."
-        if plan.ef and plan.ef != self.ef:
-            self.con.execute(f"SET hnsw.ef_search = {int(plan.ef)}")
-            self.ef = plan.ef
+        if plan.ef and (plan.dial, plan.ef) != self.ef:
+            self.con.execute("SELECT set_config(%s, %s, false)", [plan.dial, str(plan.ef)])
+            self.ef = plan.dial, plan.ef
         return self.cur.execute(plan.sql, plan.params, prepare=True).fetchall()
 
 # %% ../../nbs/20_search_store.ipynb #08ff3c9e
@@ -297,12 +298,12 @@ async def aclose(self: Store) -> None:
     "Close the async pool."
     await self._pool.close()
 
-# %% ../../nbs/20_search_store.ipynb #fee747b4
+# %% ../../nbs/20_search_store.ipynb #c02f16ae
 async def _fetch(con: psycopg.AsyncConnection, plan: Plan) -> list[TupleRow]:
     "Run a plan on an async connection, which remembers its search width."
-    if plan.ef and plan.ef != getattr(con, "_ef", None):
-        await con.execute(f"SET hnsw.ef_search = {int(plan.ef)}")
-        con._ef = plan.ef
+    if plan.ef and (plan.dial, plan.ef) != getattr(con, "_ef", None):
+        await con.execute("SELECT set_config(%s, %s, false)", [plan.dial, str(plan.ef)])
+        con._ef = plan.dial, plan.ef
     return await (await con.execute(plan.sql, plan.params, prepare=True, binary=True)).fetchall()
 
 
