@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'lab_app', 'bench_app', 'adr_app', 'AsJson', 'QUESTION', 'show', 'main', 'lab_up', 'lab_down', 'lab_status',
-           'describe', 'setup', 'similar', 'bench_search', 'bench_load_', 'bench_build_', 'adr_export', 'adr_publish',
-           'claim_port', 'serve', 'ask_guess', 'measure_first', 'tell', 'first', 'open_lab', 'wait_for']
+           'describe', 'setup', 'similar', 'ingest', 'bench_search', 'bench_load_', 'bench_build_', 'adr_export',
+           'adr_publish', 'claim_port', 'serve', 'ask_guess', 'measure_first', 'tell', 'first', 'open_lab', 'wait_for']
 
-# %% ../nbs/99_cli.ipynb #a28a1f2f
+# %% ../nbs/99_cli.ipynb #c09bdc42
 import json
 import os
 import secrets
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -96,24 +97,42 @@ def setup() -> None:
     from rap_analyzer.search.store import default_store, fill
     build("hnsw_halfvec", fill(default_store()))
 
-# %% ../nbs/99_cli.ipynb #257b8b37
+# %% ../nbs/99_cli.ipynb #a65257aa
 @app.command()
 def similar(
     track_id: Annotated[int, typer.Argument(help="A track's id.")],
     k: Annotated[int, typer.Option(help="Neighbours.")] = 10,
     ef: Annotated[int | None, typer.Option(help="Search width: more finds more, slower.")] = None,
+    model: Annotated[str | None, typer.Option(help="Which embeddings; csv-features-1 for imported tracks.")] = None,
     json_: AsJson = False,
 ) -> None:
     "The tracks most similar to one."
     from rap_analyzer.search import index
     from rap_analyzer.search.store import default_store
     store = default_store()
-    hits = index.similar(track_id, k, ef, store=store)
+    hits = index.similar(track_id, k, ef, store=store, model_id=model or index.MODEL_ID)
     tracks = store.tracks([h.track_id for h in hits])
     rows = [{**h._asdict(), "score": round(h.score, 6), "title": t.title, "artist": t.artist, "genres": list(t.genres)}
             for h, t in zip(hits, tracks, strict=True)]
     lines = [f"{r['track_id']:>8}  {r['score']:.3f}  {r['title']} · {r['artist']} ({', '.join(r['genres'])})" for r in rows]
     show(rows, json_, "\n".join(lines))
+
+# %% ../nbs/99_cli.ipynb #30ccfbe8
+@app.command()
+def ingest(
+    file: Annotated[Path, typer.Argument(help="A CSV with a header.")],
+    column: Annotated[list[str] | None, typer.Option(help="Ours=theirs, e.g. title=song; once for each column.")] = None,
+    source: Annotated[str, typer.Option(help="Where the tracks come from.")] = "spotify_songs",
+    encoding: Annotated[str | None, typer.Option(help="Of the text, if it is not UTF-8 or UTF-16: cp1251, ...")] = None,
+    from_line: Annotated[int, typer.Option(help="Go on here after an import that stopped.", min=1)] = 1,
+    json_: AsJson = False,
+) -> None:
+    "Import a catalog from CSV (the \"Spotify songs\" columns, or yours with --column); safe to repeat."
+    from rap_analyzer.search.ingest import ingest as read_in
+    pairs = [c.partition("=") for c in column or ()]
+    if wrong := [ours + eq for ours, eq, theirs in pairs if not theirs]: raise ValueError(f"expected ours=theirs, got {wrong[0]!r}")
+    report = read_in(file, None, {a: b for a, _, b in pairs} or None, source=source, encoding=encoding, from_line=from_line)
+    show({**vars(report), "refusals": [r._asdict() for r in report.refusals]}, json_, repr(report))
 
 # %% ../nbs/99_cli.ipynb #76d11c99
 @bench_app.command("search")
