@@ -351,12 +351,18 @@ def test_postgres_killed_under_requests(get, url, lab):
 
 
 def test_a_short_outage_is_only_slow(get, url, lab):
-    assert get(SIMILAR).status_code == 200
-    kill(lab)
-    with ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(httpx.get, url + SIMILAR, timeout=20) for _ in range(4)]
-        lab.up()
-        assert [w.result().status_code for w in waiting].count(200) >= 1
+    for _ in range(3):  # a busy machine may restart PostgreSQL more slowly than callers are patient: that is no short outage
+        until(lambda: get(SIMILAR).status_code == 200)
+        kill(lab)
+        began = time.monotonic()
+        with ThreadPoolExecutor(4) as pool:
+            waiting = [pool.submit(httpx.get, url + SIMILAR, timeout=20) for _ in range(4)]
+            lab.up()
+            outage_s = time.monotonic() - began
+            codes = [w.result().status_code for w in waiting]
+        assert set(codes) <= {200, 503}
+        if 200 in codes: break
+        assert outage_s > 3, "the outage was shorter than the patience of the pool, and nobody got an answer"
     until(lambda: get(SIMILAR).status_code == 200)
 
 
