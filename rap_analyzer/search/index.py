@@ -179,7 +179,7 @@ def check_k(k: int) -> int:
         raise ValueError(f"expected k (a whole number from 1 to 10,000), got {k!r}")
     return int(k)
 
-# %% ../../nbs/21_search_index.ipynb #b2859873
+# %% ../../nbs/21_search_index.ipynb #02436379
 def plan_similar(
     query: int | Track | np.ndarray,  # a track, its id, or a vector of shape (512,)
     k: int = 10,  # neighbours
@@ -205,7 +205,7 @@ def question(way: Method, model: str, ask: str, k: int, ef: int | None) -> str: 
     "A method's query: `ask` stands for the vector that was asked about."
     rows = f"{way.table} WHERE model_id = '{model}'"
     if way.rough: rows = f"(SELECT track_id, embedding FROM {rows} ORDER BY {way.rough.format(ask)} LIMIT {ef}) AS candidates"
-    order = "2" if way.index and not way.rough else f"(embedding {way.operator} {ask}) + 0" if not way.rough else "2"
+    order = "2" if way.index else f"(embedding {way.operator} {ask}) + 0"
     return f"SELECT track_id, embedding {way.operator} {ask} FROM {rows} ORDER BY {order} LIMIT {k}"
 
 # %% ../../nbs/21_search_index.ipynb #1bd4c10c
