@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KEY', 'SCHEMA', 'MIN_P95', 'KEPT', 'PACKAGES', 'STATISTICS', 'UNITS', 'SCALES', 'TAGS', 'summary', 'machine',
            'versions', 'source_hash', 'Run', 'keys', 'runs', 'last', 'record', 'schedule', 'Ratio', 'median_interval',
-           'Comparison', 'measure', 'Prediction', 'predictions', 'prediction', 'GuessForm', 'Prose', 'predict',
-           'Picture', 'say', 'Claim', 'claim', 'claims']
+           'Comparison', 'measure', 'one_core', 'Prediction', 'predictions', 'prediction', 'GuessForm', 'Prose',
+           'predict', 'Picture', 'say', 'Claim', 'claim', 'claims']
 
 # %% ../nbs/02_ledger.ipynb #11031ff2
 import base64
@@ -516,6 +516,24 @@ def _members(key: str, fn: Callable | Mapping[str, Callable]) -> dict[str, Calla
         if hasattr(Comparison, name) or name in Comparison.__dataclass_fields__:
             raise ValueError(f"a member cannot be called {name!r}: every comparison has that already")
     return {f"{key}.{name}": f for name, f in fn.items()}
+
+# %% ../nbs/02_ledger.ipynb #f1eef257
+@contextlib.contextmanager
+def one_core(pids: Sequence[int] = ()) -> Iterator[bool]:  # whether it could be done
+    "Keep this process and some server processes on one core; Linux only, elsewhere nothing changes."
+    if not hasattr(os, "sched_setaffinity"): yield False; return
+    before, done = {}, False
+    try:
+        with contextlib.suppress(OSError):
+            core = max(os.sched_getaffinity(0))
+            for pid in (0, *pids):
+                before[pid] = os.sched_getaffinity(pid)
+                os.sched_setaffinity(pid, {core})
+            done = True
+        yield done
+    finally:
+        for pid, cores in before.items():
+            with contextlib.suppress(OSError): os.sched_setaffinity(pid, cores)
 
 # %% ../nbs/02_ledger.ipynb #7fb28c54
 SCALES = {"ratio": (1, 3, 10, 30, 100, 300, 1_000), "share": (.5, .8, .9, .95, .99, .999)}

@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['Ask', 'INDEXED', 'WIDTHS', 'NAMES', 'FRESH', 'bench_store', 'ceiling', 'stock_ask', 'bare_ask', 'contestants',
-           'smallest_ef', 'one_core', 'take_turns', 'backends', 'still', 'floor', 'plans', 'widths', 'bench', 'keep',
-           'ratios', 'table', 'held', 'bench_load', 'bench_build']
+           'smallest_ef', 'take_turns', 'backends', 'still', 'floor', 'plans', 'widths', 'bench', 'keep', 'ratios',
+           'table', 'held', 'bench_load', 'bench_build']
 
 # %% ../../nbs/28_search_bench.ipynb #0dc8d86d
 import gc
-import os
 import tempfile
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.util import find_spec
@@ -24,7 +23,7 @@ import numpy as np
 
 from ..core import LabError, progress, settings
 from ..lab import Lab
-from ..ledger import machine, record
+from ..ledger import machine, one_core, record
 from ..music import catalog
 from ..music.catalog import MODEL_ID
 from .index import BASIC, METHODS, build, built, check_plan, drop, nearest_ids, plan_similar, recall, similar
@@ -132,24 +131,6 @@ def smallest_ef(
     at = bisect_left(widths, target, key=reached)
     if at < len(widths): return widths[at], reached(widths[at])
     raise LabError(f"no ef up to {widths[-1]} reaches recall {target}: the best was {reached(widths[-1]):.3f}")
-
-# %% ../../nbs/28_search_bench.ipynb #5caae9ce
-@contextmanager
-def one_core(pids: Sequence[int] = ()) -> Iterator[bool]:  # whether it could be done
-    "Keep this process and some server processes on one core; Linux only, elsewhere nothing changes."
-    if not hasattr(os, "sched_setaffinity"): yield False; return
-    before, done = {}, False
-    try:
-        with suppress(OSError):
-            core = max(os.sched_getaffinity(0))
-            for pid in (0, *pids):
-                before[pid] = os.sched_getaffinity(pid)
-                os.sched_setaffinity(pid, {core})
-            done = True
-        yield done
-    finally:
-        for pid, cores in before.items():
-            with suppress(OSError): os.sched_setaffinity(pid, cores)
 
 # %% ../../nbs/28_search_bench.ipynb #64dd9553
 def take_turns(
