@@ -14,7 +14,8 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from types import NoneType
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -68,10 +69,11 @@ class ValkeySection(Section):
 
 
 class ApiSection(Section):
-    "The HTTP service: where it listens (this machine only, unless a container says otherwise), and for which tenant."
+    "The HTTP service: where it listens (this machine only, unless a container says otherwise), for which tenant, and its cache."
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8_000, ge=1, le=65_535)
     tenant: str = Field("demo", pattern=r"^[a-z][a-z0-9_-]{0,30}$")
+    cache_s: float = Field(300, ge=0, le=86_400)
 
 
 class JupyterSection(Section):
@@ -105,9 +107,10 @@ class Settings(BaseModel):
 def allowed(field: FieldInfo) -> str:
     "What a setting may be, in words: taken from its type and its range."
     kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    choices = getattr(field.annotation, "__args__", None)
+    kind, choices = field.annotation, get_args(field.annotation)
+    if NoneType in choices: kind, choices = choices[0], ()
     if choices: return "one of " + ", ".join(map(str, choices))
-    words = kinds[field.annotation]
+    words = kinds[kind]
     bounds = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le") if hasattr(m, name)}
     if "ge" in bounds: words += f" from {bounds['ge']:,}" if "le" in bounds else f" of at least {bounds['ge']:,}"
     if "gt" in bounds: words += f" above {bounds['gt']:,}"

@@ -359,7 +359,7 @@ def redis_url(self: Lab) -> str:
     return f"redis://:{quote(note['valkey_password'])}@127.0.0.1:{note['valkey_port']}/0"
 
 # %% ../nbs/01_lab.ipynb #f32809d6
-EXTENSIONS = ("vector", "pg_trgm", "pg_stat_statements")
+EXTENSIONS = ("vector", "pg_trgm", "btree_gin", "unaccent", "pg_stat_statements")
 
 
 @patch

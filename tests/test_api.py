@@ -58,7 +58,7 @@ def store(lab):
 
 
 @pytest.fixture(scope="module")
-def app(store): return create_app(store, timeout_s=8)
+def app(store): return create_app(store, timeout_s=8, cache_s=0)  # the cache has tests of its own
 
 
 @pytest.fixture(scope="module")
@@ -367,7 +367,7 @@ def test_a_short_outage_is_only_slow(get, url, lab):
 
 
 def test_frozen_postgres_holds_nobody_longer_than_promised(lab, store):
-    app = create_app(Store(lab, wait_s=4), timeout_s=1.5)
+    app = create_app(Store(lab, wait_s=4), timeout_s=1.5, cache_s=0)
     with serving(app) as url:
         assert httpx.get(url + SIMILAR).status_code == 200
         with frozen(lab), ThreadPoolExecutor(4) as pool:

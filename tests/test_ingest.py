@@ -1,7 +1,9 @@
 """Files as they come: broken, strange, cut off, repeated, interrupted; on the real server."""
 
 import random
+import shutil
 import string
+import subprocess
 import threading
 import time
 import zipfile
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from rap_analyzer.core import LabError
-from rap_analyzer.lab import Lab, in_folder
+from rap_analyzer.lab import Lab, give, in_folder
 from rap_analyzer.search.index import build, similar
 from rap_analyzer.search.ingest import CSV_MODEL, HEADER, BadFile, Stopped, ingest, new_id, sample_rows, vectors, write_csv
 from rap_analyzer.search.store import Plan, Store, migrate
@@ -197,3 +199,31 @@ def test_killed_in_the_middle_and_run_again(tmp_path):
     finally:
         own.down()
         own.close()
+
+
+def test_a_full_disk_in_the_middle_leaves_whole_batches_and_the_rest_goes_in_later(lab, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode: pytest.skip("needs a small disk, which only root may mount")
+    try:
+        give(disk)
+        with Store(lab).admin(None) as con:
+            con.execute(f"CREATE TABLESPACE small_disk LOCATION '{disk}'")
+            con.execute("CREATE DATABASE test_full_disk OWNER rap_owner TABLESPACE small_disk")
+        own = Lab(home=lab.home, database="test_full_disk").up()
+        migrate(own)
+        store, path = Store(own), write_csv(tmp_path / "songs.csv", sample_rows(8_000))
+        used_kb = shutil.disk_usage(disk).used // 1024
+        subprocess.run(["mount", "-o", f"remount,size={used_kb + 6_000}k", str(disk)], check=True)
+        with pytest.raises(Stopped, match="disk is full") as e: ingest(path, store, batch=200)
+        there = store.count()
+        assert there == e.value.report.new >= 200 and there % 200 == 0 and store.count(CSV_MODEL) == there
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        rest = ingest(path, store, batch=200)
+        assert rest.unchanged == there and rest.unchanged + rest.new == rest.tracks == store.count() == store.count(CSV_MODEL)
+        store.forget()
+    finally:
+        lab.drop_database("test_full_disk")
+        with Store(lab).admin(None) as con: con.execute("DROP TABLESPACE IF EXISTS small_disk")
+        subprocess.run(["umount", str(disk)], check=False)

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import NamedTuple
 from urllib.parse import quote
@@ -406,12 +406,18 @@ def updated(self: Cache, scope: "str | Store" = "") -> bool:  # False: Valkey is
 
 
 @patch
+def follow(self: Cache, store: "Store") -> None:
+    "From now on `updated` is called after whatever this store object writes."
+    store.listeners.setdefault(self, partial(self.updated, scope_of(store)))
+
+
+@patch
 def close(self: Cache) -> None:
     "Give the connections back."
     client, self._client = self._client, None
     if client is not None: client.connection_pool.disconnect()
 
-
+# %% ../../nbs/24_search_cache.ipynb #7cc76d91
 @patch
 async def aclose(self: Cache) -> None:
     "Give the connections of the running event loop back."
@@ -449,10 +455,12 @@ def cached_similar(
 ) -> list[Hit]:  # nearest first; raises what `similar` raises, and nothing else
     "`similar`, with a cache in front."
     store, cache, asked = store or default_store(), cache or default_cache(), question(query, k, ef, name, model_id)
+    cache.follow(store)
     return cache.get_or(asked, lambda: similar(query, k, ef, store, name, model_id), scope_of(store), HITS)
 
 
 async def acached_similar(query: int | Track, k: int = 10, ef: int | None = None, *, store: Store, cache: Cache) -> list[Hit]:
     "`cached_similar`, without blocking the event loop; the store's async pool must be open."
     asked = question(query, k, ef, None, MODEL_ID)
+    cache.follow(store)
     return await cache.aget_or(asked, lambda: asimilar(query, k, ef, store=store), scope_of(store), HITS)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'RANGE', 'FORMS', 'EXACT_UP_TO', 'WALK', 'QUESTION', 'WHY', 'check_text', 'check_bound', 'check_bounds',
-           'fold', 'Filter', 'parse_range', 'ladder', 'nearest_admitted', 'conditions', 'by_hand', 'limits',
-           'plan_filtered', 'decode_filtered', 'filtered', 'afiltered', 'one_rung', 'bench_filters', 'keep_filters']
+           'fold', 'Filter', 'parse_range', 'read_filter', 'ladder', 'nearest_admitted', 'conditions', 'by_hand',
+           'limits', 'plan_filtered', 'decode_filtered', 'filtered', 'afiltered', 'one_rung', 'bench_filters',
+           'keep_filters']
 
 # %% ../../nbs/22_search_filters.ipynb #ab3e4e1d
 import asyncio
@@ -116,6 +117,17 @@ def parse_range(
     low, high = (None if end is None else kind(end) for end in (low, high))
     if None not in (low, high) and low > high: raise ValueError(f"expected LO-HI, the smaller first, got {text.strip()!r}")
     return low, high
+
+# %% ../../nbs/22_search_filters.ipynb #1900555f
+def read_filter(
+    genre: str = "", mood: str = "", bpm: str = "", year: str = "", artist: str = "",  # as typed; empty: no condition
+) -> Filter:  # ValueError names the condition that makes no sense
+    "A filter from texts, as a command line or an address brings them."
+    ranges = {}
+    for name, text, kind in (("bpm", bpm, float), ("year", year, int)):
+        try: ranges[name] = parse_range(text, kind) if text.strip() else None
+        except ValueError as e: raise ValueError(f"{name}: {e}") from None
+    return Filter(genre or None, mood or None, ranges["bpm"], ranges["year"], artist or None)
 
 # %% ../../nbs/22_search_filters.ipynb #843a45ce
 def ladder() -> dict[str, Filter]:

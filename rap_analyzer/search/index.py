@@ -144,6 +144,7 @@ def build(
         note = {"model_id": model_id, **(note if way.index else {}), "build_s": round(time.perf_counter() - started, 2)}
         what = f"INDEX {way.index_name(model_id)}" if way.index else f"TABLE {way.table}"
         with store.admin() as con: con.execute(f"COMMENT ON {what} IS '{json.dumps(note)}'")
+    store.changed()
     return built(store, model_id, fresh=True)[name]
 
 # %% ../../nbs/21_search_index.ipynb #5099b050
@@ -154,7 +155,7 @@ def drop(name: str, store: Store | None = None, model_id: str = MODEL_ID) -> Non
     with store.admin() as con:
         if way.index: con.execute(f"DROP INDEX IF EXISTS {way.index_name(check_model(model_id))}")
         else: con.execute(f"DROP TABLE IF EXISTS {way.table}")
-    store._cache.clear()
+    store.changed()
 
 # %% ../../nbs/21_search_index.ipynb #627eb999
 class Hit(NamedTuple):

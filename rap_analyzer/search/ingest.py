@@ -28,6 +28,7 @@ import numpy as np
 from ..core import LabError, progress
 from ..lab import locked
 from ..music.catalog import DIM, KEYS, Track
+from .cache import Cache
 from .store import TRACK_SQL, Plan, Store, bad_text, decode_track, default_store
 
 # %% ../../nbs/25_search_ingest.ipynb #e519be04
@@ -499,6 +500,19 @@ def _batches(path: Path, at: Layout, found: Survey, size: int, from_line: int) -
         if len(batch) == size: yield start, batch; batch = []
     if batch: yield start, batch
 
+# %% ../../nbs/25_search_ingest.ipynb #be34b61f
+def _load(
+    store: Store, path: Path, at: Layout, found: Survey, source: str, size: int, from_line: int, stamp: tuple[int, int, int],
+) -> Iterator[int]:  # tracks of each batch that went in
+    "Write batch after batch; after the first, second, fourth, eighth ... the planner learns how the tables have grown."
+    for number, (line, rows) in enumerate(_batches(path, at, found, size, from_line), 1):
+        try:
+            if _stamp(path) != stamp: raise LabError(f"{path.name} was changed while it was read")
+            found.report.add(write_batch(store, rows, source))
+            if number & (number - 1) == 0: store.tidy(vacuum=False)
+        except LabError as e: raise Stopped(e, line, found.report) from e
+        yield len(rows)
+
 # %% ../../nbs/25_search_ingest.ipynb #bc26113e
 def ingest(
     path: str | Path,  # a CSV with a header
@@ -516,12 +530,10 @@ def ingest(
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,40}", source): raise ValueError(f"not a source name: {source!r}")
     path, at = Path(path), layout(Path(path), mapping, encoding)
     stamp, found, store = _stamp(path), survey(path, at), store or default_store()
-    with _alone(store), progress("importing", found.report.tracks) as step:
-        for line, rows in _batches(path, at, found, batch, from_line):
-            try:
-                if _stamp(path) != stamp: raise LabError(f"{path.name} was changed while it was read")
-                found.report.add(write_batch(store, rows, source))
-            except LabError as e: raise Stopped(e, line, found.report) from e
-            step(len(rows))
+    try:
+        with _alone(store), progress("importing", found.report.tracks) as step:
+            for n in _load(store, path, at, found, source, batch, from_line, stamp): step(n)
+    finally:
+        if found.report.new + found.report.changed: Cache(store.lab).updated(store)     # half an import is news too
     if found.report.new + found.report.changed: store.tidy()
     return found.report

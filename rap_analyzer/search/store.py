@@ -196,7 +196,8 @@ class Store:
         size: int = 8,  # connections at most
         wait_s: float = 5,  # patience for a free connection
     ):
-        self.lab, self.tenant, self.wait_s, self._cache = lab, tenant or settings().api.tenant, wait_s, {}
+        self.lab, self.tenant, self.wait_s = lab, tenant or settings().api.tenant, wait_s
+        self._cache, self.listeners = {}, {}                 # what is known of the data; who wants to hear that it changed
         if not re.fullmatch("[a-z][a-z0-9_-]{0,30}", self.tenant):
             raise ValueError(f"expected a tenant (a letter, then letters, digits, - or _; at most 31), got {self.tenant!r}")
         self._idle: queue.LifoQueue[Session | None] = queue.LifoQueue(size)
@@ -357,13 +358,13 @@ def check_vectors(X: np.ndarray, n: int | None = None) -> np.ndarray:  # float16
 # %% ../../nbs/20_search_store.ipynb #ee722a72
 def _copy_tracks(con: psycopg.Connection, table: str, tenant: str, source: str, tracks: Iterable[Track]) -> list[int]:
     "COPY tracks into `table`; returns their ids."
-    names, ids = ["tenant_id", "source", *COLUMNS], []
+    names, ids = ["tenant_id", "source", "genre_words", *COLUMNS], []
     head = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.Identifier(table), sql.SQL(",").join(map(sql.Identifier, names)))
     with con.cursor() as cur, cur.copy(head) as copy:
-        copy.set_types(["text", "text", *COLUMNS.values()])
+        copy.set_types(["text", "text", "text", *COLUMNS.values()])
         for t in tracks:
-            copy.write_row((tenant, source, *(getattr(check_track(t), c) for c in COLUMNS)))
+            copy.write_row((tenant, source, " ".join(t.genres), *(getattr(check_track(t), c) for c in COLUMNS)))
             ids.append(t.id)
     return ids
 
@@ -430,11 +431,17 @@ EMBEDDING = ("tenant_id", "track_id", "model_id", "embedding")
 
 # %% ../../nbs/20_search_store.ipynb #d7918009
 @patch
-def tidy(self: Store) -> None:
-    "Refresh what the planner knows (VACUUM ANALYZE), as the owner; call after bulk changes."
+def changed(self: Store) -> None:
+    "Forget what was known of the data, and tell everybody who keeps answers; every write ends with it."
     self._cache.clear()
-    with self.admin() as con:
-        con.execute("VACUUM (ANALYZE) tracks, track_genres, embeddings")
+    for tell in list(self.listeners.values()): tell()
+
+
+@patch
+def tidy(self: Store, vacuum: bool = True) -> None:
+    "Refresh what the planner knows (ANALYZE, by default with VACUUM), as the owner; call after bulk changes."
+    with self.admin() as con: con.execute(f"{'VACUUM (ANALYZE)' if vacuum else 'ANALYZE'} tracks, track_genres, embeddings")
+    self.changed()
 
 
 @patch
@@ -481,7 +488,7 @@ def upsert_embeddings(
     def merge(s: Session) -> int:
         with s.con.transaction(): return self._merge_embeddings(s.con, ids, H, model_id)
     written = self.attempt(merge)
-    self._cache.clear()
+    self.changed()
     return written
 
 
@@ -499,7 +506,7 @@ AND NOT EXISTS (SELECT FROM stage_track_genres s WHERE (s.track_id, s.genre) = (
 
 def _merge_tracks(con: psycopg.Connection, tenant: str, source: str, tracks: Sequence[Track]) -> list[Track]:
     "Merge tracks and genres; returns the tracks with the ids they have in the store."
-    key, rest = ("tenant_id", "source", "external_id"), [c for c in COLUMNS if c not in ("id", "external_id")]
+    key, rest = ("tenant_id", "source", "external_id"), ["genre_words", *(c for c in COLUMNS if c not in ("id", "external_id"))]
     _copy_tracks(con, stage(con, "tracks"), tenant, source, tracks)
     con.execute(merge_sql("tracks", "stage_tracks", key, rest, new=("id",)))
     ids = dict(con.execute("SELECT external_id, t.id FROM stage_tracks JOIN tracks t USING (source, external_id)").fetchall())
@@ -528,7 +535,7 @@ def upsert(
             if H is not None: self._merge_embeddings(s.con, np.array([t.id for t in stored], dtype=np.int64), H, model_id)
         return stored
     stored = self.attempt(merge)
-    self._cache.clear()
+    self.changed()
     return {t.external_id: t.id for t in stored}
 
 # %% ../../nbs/20_search_store.ipynb #948e9fdf
