@@ -2,7 +2,9 @@
 
 `scripts/docs [--profile smoke|full] [--no-run]` executes the book first (see scripts/book); `--no-run` takes the last execution.
 Three steps: `stage` turns every page into what the renderer reads (_build/pages), `render` makes the HTML, and `problems` reads
-that HTML: nothing may be loaded from elsewhere, and every link and anchor has to lead somewhere.
+that HTML: nothing may be loaded from elsewhere, and every link and anchor has to lead somewhere. The renderer is Quarto if it is on
+PATH, else smalldocs; `--renderer` decides otherwise. Maths and diagrams are drawn by `_marks`, the forms for guesses by `_guess`,
+the reference by `_api_pages`, the reading paths by `_paths`; what moves on a page is in nbs/site.js.
 """
 import ast
 import contextlib
@@ -10,21 +12,27 @@ import html
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import date
 from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag
 
+import _api_pages
 import _book
+import _guess
+import _marks
+import _paths
 import yaml
 
 CODE = re.compile(r"(?P<code>^(?P<fence>`{3,}|~{3,})[^\n]*\n.*?^(?P=fence)[^\n]*$"
                   r"|(?P<tick>`+)[^`](?:(?!\n\n).)*?(?P=tick))", re.M | re.S)
 LINK = re.compile(r"(?<!\\)!?\[(?P<label>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<to>[^)\s]+)\)")
-EITHER = re.compile(f"{LINK.pattern}|{CODE.pattern}", re.M | re.S)  # what stands in code is no link
+EITHER = re.compile(f"{LINK.pattern}|{CODE.pattern}|{_marks.MATHS}", re.M | re.S)  # what stands in code is no link and no maths
 SUMMARY = "Show what this machine measured"
 
 
@@ -55,18 +63,42 @@ def front_matter(front: dict, text: str, name: str) -> str:
     return f"---\n{yaml.safe_dump(front, allow_unicode=True, sort_keys=False)}---\n"
 
 
-def prose(text: str, at: PurePosixPath, root: Path, files: set[str]) -> str:
-    """Markdown as the site needs it: a README is its folder's index, links to folders without one become text, diagrams stay
-    text; the files that links and pictures lead to are collected in `files`."""
+@dataclass
+class Where:
+    "Where a text stands: its page, the project, the files that pages lead to, and the names that its backticks may mean."
+    page: PurePosixPath
+    root: Path
+    files: set[str] = field(default_factory=set)
+    names: _api_pages.Names | None = None
+    known: frozenset[str] = frozenset()  # what is defined or imported there
+    own: str = ""  # the reference page of its module
+    diagrams: int = 0
+
+    def up(self, to: str) -> str:
+        "The way to another page of the site."
+        return "../" * len(self.page.parent.parts) + to
+
+
+def prose(text: str, where: Where) -> str:
+    """Markdown as the site needs it: a README is its folder's index, links to folders without one become text, maths and diagrams
+    are drawn, names of the package lead to the reference; files that links and pictures lead to are collected in `where.files`."""
     def lead(target: str) -> Path | None:
         if re.match(r"[a-z][a-z0-9+.-]*:|#", target, re.I): return None
-        path = Path(root, at.parent, unquote(target.partition("#")[0])).resolve()
-        if not path.is_relative_to(root): return None
-        if path.is_file() and path.suffix not in (".md", ".ipynb"): files.add(path.relative_to(root).as_posix())
+        path = Path(where.root, where.page.parent, unquote(target.partition("#")[0])).resolve()
+        if not path.is_relative_to(where.root): return None
+        if path.is_file() and path.suffix not in (".md", ".ipynb"): where.files.add(path.relative_to(where.root).as_posix())
         return path
-    def swap(m: re.Match) -> str:
-        if m["code"]: return re.sub(r"\A(`{3,}|~{3,})\s*\{?mermaid\}?", r"\1text", m[0])
-        path, label = lead(m["to"]), EITHER.sub(swap, m["label"])  # the label may hold a picture
+    def code(m: re.Match, in_label: bool) -> str:
+        if m["fence"]:
+            where.diagrams += 1
+            return _marks.diagram(m[0], where.diagrams) or m[0]
+        line = text[text.rfind("\n", 0, m.start()) + 1:m.start()] if not in_label else "#"
+        place = where.names and not line.startswith("#") and where.names.find(m[0].strip("`").strip(), where.known, where.own)
+        return f"[{m[0]}]({where.up(place)})" if place else m[0]
+    def swap(m: re.Match, in_label: bool = False) -> str:
+        if m["code"]: return code(m, in_label)
+        if m["block"] or m["tex"]: return _marks.maths(m["block"] or m["tex"], bool(m["block"]))
+        path, label = lead(m["to"]), EITHER.sub(lambda x: swap(x, True), m["label"])  # the label may hold a picture
         if path and path.is_dir() and not (path / "README.md").exists(): return label
         to = m["to"].replace("README.md", "index.md") if path and path.name == "README.md" else m["to"]
         return m[0].replace(m["label"], label).replace(m["to"], to)
@@ -75,45 +107,6 @@ def prose(text: str, at: PurePosixPath, root: Path, files: set[str]) -> str:
 
 
 # ---- one notebook
-
-def nodes(source: str) -> list[ast.AST]:
-    "The syntax tree of a cell, flat; nothing for a cell that is not plain Python."
-    try: return list(ast.walk(ast.parse(source)))
-    except SyntaxError: return []
-
-
-def calls(source: str, name: str) -> list[ast.Call]:
-    "The calls of a function or method of that name in a cell."
-    return [n for n in nodes(source) if isinstance(n, ast.Call)
-            and name == (n.func.id if isinstance(n.func, ast.Name) else getattr(n.func, "attr", None))]
-
-
-def assigned(source: str) -> set[str]:
-    "The names that a cell gives values to."
-    targets = [t for n in nodes(source) if isinstance(n, ast.Assign) for t in n.targets]
-    return {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-
-
-def spoilers(sources: list[str]) -> set[int]:
-    """The cells whose results would spoil a guess: from a `predict` without a guess to the next `against_prediction`, and what
-    shows those values again before the next heading (a source of `## `)."""
-    def asks(source: str) -> bool:
-        return any(len(c.args) == 1 and "guess" not in {k.arg for k in c.keywords} for c in calls(source, "predict"))
-    found: set[int] = set()
-    for i, source in enumerate(sources):
-        if "#| export" in source or not asks(source): continue
-        ends = [j for j in range(i + 1, len(sources)) if calls(sources[j], "against_prediction")]
-        if not ends: continue
-        hidden = set(range(i + 1, ends[0] + 1))
-        told = {name for j in hidden for name in assigned(sources[j])}
-        for j in range(ends[0] + 1, len(sources)):
-            if sources[j] == "## ": break
-            if not told.isdisjoint({n.id for n in nodes(sources[j]) if isinstance(n, ast.Name)}):
-                hidden.add(j)
-                told |= assigned(sources[j])
-        found |= hidden
-    return found
-
 
 def still(widgets: dict, ref: str) -> str:
     "A widget as it stood when the notebook was executed: its HTML, its pictures' labels, its controls with their values."
@@ -144,31 +137,57 @@ def look(source: str, has_outputs: bool, module: str) -> str:
     return fold("true", "Tests") if tests and not has_outputs else ""
 
 
-def chapter(nb: dict, at: PurePosixPath, root: Path, files: set[str], note: str = "") -> dict:
+def known(sources: list[str]) -> frozenset[str]:
+    "The names that a notebook imports or defines."
+    found = [n for s in sources for n in _guess.nodes(s)]
+    imported = {a.asname or a.name for n in found if isinstance(n, ast.ImportFrom) for a in n.names}
+    return frozenset(imported | {n.name for n in found if isinstance(n, _api_pages.Function | ast.ClassDef)}
+                     | {name for s in sources for name in _guess.assigned(s) if name.isupper()})
+
+
+def md(text: str) -> dict:
+    "A cell of Markdown."
+    return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
     "An executed notebook as a page: front matter, house directives turned into folds, results behind the reader's guess."
     text = lambda c: "".join(c["source"])
-    md = lambda s: {"cell_type": "markdown", "metadata": {}, "source": s}
     widgets = nb["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     cells = nb["cells"]
-    hidden = spoilers([text(c) if c["cell_type"] == "code" else "## " * bool(re.search("^##+ ", text(c), re.M)) for c in cells])
+    sources = [text(c) if c["cell_type"] == "code" else "## " * bool(re.search("^##+ ", text(c), re.M)) for c in cells]
+    asked = _guess.asks(sources)
+    hidden = _guess.spoilers(sources, asked)
     module = next((m[1] for c in cells if (m := re.search(r"^#\|\s*default_exp\s+(\S+)", text(c), re.M))), "")
+    where.known = known([s for s in sources if s != "## "])
+    where.own = f"reference/{module.replace('.', '_')}.md"
     front, rest = heading(text(cells[0])) if cells and cells[0]["cell_type"] == "markdown" else ({}, "")
-    pages = [{"cell_type": "raw", "metadata": {}, "source": ""}, md(prose(rest, at, root, files))]
+    pages = [{"cell_type": "raw", "metadata": {}, "source": ""}, md(prose(rest, where))]
+    asking = rest
     for n, c in enumerate(cells[1 if front else 0:], 1 if front else 0):
         if c["cell_type"] != "code":
-            pages.append({**c, "source": prose(text(c), at, root, files)})
+            asking = text(c)
+            pages.append({**c, "source": prose(asking, where)})
             continue
         if re.search(r"^#\|\s*hide\b", text(c), re.M): continue
         code = re.sub(r"^#\|.*\n?", "", text(c), flags=re.M).strip("\n")
         outputs = [fixed(o, widgets) for o in c["outputs"]]
         cell = {"cell_type": "code", "metadata": {}, "source": look(text(c), bool(outputs), f"rap_analyzer.{module}") + code}
         if not code: continue
+        truth = lambda a: _guess.measured(_guess.spoken(cells[a.end]["outputs"]), a.key)
+        forms = [md(_marks.raw(_guess.form(a, asking, truth(a)))) for a in asked if a.cell == n]
         if n in hidden and outputs:
-            pages += [cell | {"outputs": []}, md(f'<details class="measured"><summary>{SUMMARY}</summary>\n'),
-                      cell | {"outputs": outputs, "metadata": {"tags": ["remove-input"]}, "source": code}, md("</details>")]
+            keys = " ".join(sorted(hidden[n]))
+            fold = f'<details class="measured" data-keys="{keys}"><summary>{SUMMARY}</summary>'
+            pages += [cell | {"outputs": []}, md(_marks.raw(fold)),
+                      cell | {"outputs": outputs, "metadata": {"tags": ["remove-input"]}, "source": code},
+                      md(_marks.raw("</details>"))]
+        elif forms: pages += [cell | {"outputs": []}, *forms]  # in place of the words that say how to guess without a form
         else: pages.append(cell | {"outputs": outputs})
     first = rest + "\n\n" + "\n\n".join(text(c) for c in cells[1:] if c["cell_type"] == "markdown")
-    pages[0]["source"] = front_matter(front, first, at.stem.replace("_", " "))
+    if foot: front["page-navigation"] = False
+    pages[0]["source"] = front_matter(front, first, where.page.stem.replace("_", " "))
+    if foot: pages.append(md(foot))
     if note: pages.append(md(f"::: {{.executed}}\n{note}\n:::"))
     return {"cells": pages, "metadata": {"kernelspec": {"language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
 
@@ -199,39 +218,66 @@ def welcome(root: Path) -> str:
     return f"# {tool['tool']['nbdev']['title']}\n\n{tool['project']['description']}.\n"
 
 
-def stage(root: Path, profile: str, records: dict, pages: Path) -> list[str]:
-    "Write every page into the empty folder `pages`; returns the notebooks whose results are out of date."
+def title(path: Path) -> str:
+    "The title of a notebook or a Markdown file."
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "".join(cells[0]["source"]) if cells and cells[0]["cell_type"] == "markdown" else ""
+    return heading(text)[0].get("title", path.stem.replace("_", " "))
+
+
+def notebooks(root: Path) -> list[Path]:
+    "The notebooks that are pages: those of the book without the solutions, and START."
+    start = root / "nbs" / "START.ipynb"
+    book = [p for p in _book.notebooks(root) if "solutions" not in p.parts]
+    return book + ([start] if start.exists() and start not in book else [])
+
+
+def page_of(path: Path, root: Path, profile: str, records: dict, where: Where, foot: str) -> dict:
+    "A notebook as a page: as it was executed, or START as it stands if the book leaves it out. SystemExit: it has to be run first."
+    name, copy = path.relative_to(root).as_posix(), _book.executed(root, profile, path)
+    if path not in _book.notebooks(root): return chapter(json.loads(path.read_text(encoding="utf-8")), where, "", foot)
+    record = records.get(name)
+    if not record or not copy.exists() or record["status"] != "passed":
+        raise SystemExit(f"{name} has not been executed to its end with profile {profile}: run scripts/book.")
+    return chapter(json.loads(copy.read_text(encoding="utf-8")), where, provenance(record, profile), foot)
+
+
+def stage(root: Path, profile: str, records: dict, pages: Path) -> tuple[list[str], list[str]]:
+    "Write every page into the empty folder `pages`; returns the notebooks whose results are out of date, and what is wrong."
     from smalldocs.markdown import split_front_matter
-    titles, files, stale, code = {}, set(), [], _book.code_hash(root, profile)
-    def write(name: str, title: str, text: str) -> None:
-        titles[name] = title
+    files, code, modules = set(), _book.code_hash(root, profile), _api_pages.modules(root)
+    names, chapters = _api_pages.Names(modules), {p.relative_to(root).as_posix(): p for p in notebooks(root)}
+    titles = {name: title(path) for name, path in chapters.items()}
+    trails, wrong = _paths.read(root, list(titles))
+    def write(name: str, text: str) -> None:
         (pages / name).parent.mkdir(parents=True, exist_ok=True)
         (pages / name).write_text(text, encoding="utf-8")
-    for path in _book.notebooks(root):
-        name, copy = path.relative_to(root).as_posix(), _book.executed(root, profile, path)
-        record = records.get(name)
-        if not record or not copy.exists() or record["status"] != "passed":
-            raise SystemExit(f"{name} has not been executed to its end with profile {profile}: run scripts/book.")
-        if record["hash"] != _book.fingerprint(path, code): stale.append(name)
-        page = chapter(json.loads(copy.read_text(encoding="utf-8")), PurePosixPath(name), root, files, provenance(record, profile))
-        write(name, yaml.safe_load(page["cells"][0]["source"].split("---\n")[1])["title"], json.dumps(page, ensure_ascii=False))
+    def where(name: str) -> Where: return Where(PurePosixPath(name), root, files, names)
+    for name, path in chapters.items():
+        page = page_of(path, root, profile, records, where(name), _paths.foot(name, trails, titles))
+        write(name, json.dumps(page, ensure_ascii=False))
     own = [*sorted(root.glob("adr/*.md")), *(root / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING"))]
     texts = {p.relative_to(root).as_posix().replace("README", "index"): p.read_text(encoding="utf-8") for p in own if p.exists()}
     texts.setdefault("index.md", welcome(root))
-    for name, text in texts.items():
+    made = {m.page: _api_pages.page(m) for m in modules} | ({"reference/index.md": _api_pages.contents(modules)} if modules else {})
+    if trails: made[_paths.START] = _paths.start(trails, titles)
+    for name, text in (texts | made).items():
         given, body = split_front_matter(text)
         front, body = heading(body)
         front = {"title": PurePosixPath(name).stem, **front}
-        write(name, front["title"], front_matter(front, body, "") + prose(body, PurePosixPath(name), root, files))
+        titles[name] = front["title"]
+        write(name, front_matter(front, body, "") + (body if name in made else prose(body, where(name))))
     for name in files:
         (pages / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, pages / name)
     config = yaml.safe_load((root / "nbs" / "_smalldocs.yml").read_text(encoding="utf-8"))
     sidebar(config, titles)
-    config["project"]["resources"] = sorted(files)
-    (pages / "_smalldocs.yml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    shutil.copy(root / "nbs" / "styles.css", pages)
-    return stale
+    config["project"]["resources"] = sorted([*files, "site.js"])
+    write("_smalldocs.yml", yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
+    for name in ("styles.css", "site.js"): shutil.copy(root / "nbs" / name, pages)
+    return [n for n in chapters if n in records and records[n]["hash"] != _book.fingerprint(chapters[n], code)], wrong
 
 
 def dark(bootstrap: str) -> str:
@@ -239,19 +285,53 @@ def dark(bootstrap: str) -> str:
     return bootstrap.replace("[data-bs-theme=dark]", ":root")
 
 
-def render(pages: Path, site: Path) -> list[str]:
-    "Render the folder `pages` into `site`, which is replaced only by a complete one; returns the renderer's warnings."
+def smalldocs(pages: Path, out: Path) -> list[str]:
+    "Render with smalldocs; returns its warnings."
     from smalldocs.config import load
     from smalldocs.site import ASSETS, Site
     bootstrap = (ASSETS / "vendor" / "bootstrap" / "bootstrap.min.css").read_text(encoding="utf-8")
     (pages / "dark.css").write_text(dark(bootstrap), encoding="utf-8")
     made = Site(load(pages), quiet=True)
-    made.out = site.with_name(site.name + ".new")
-    shutil.rmtree(made.out, ignore_errors=True)
+    made.out = out
     made.build()
-    shutil.rmtree(site, ignore_errors=True)
-    made.out.rename(site)
+    found = json.loads((out / "search.json").read_text(encoding="utf-8"))
+    entries = [[e["href"], e["title"], e["section"], e["text"]] for e in found]
+    (out / "search.js").write_text(f"globalThis.labEntries = {json.dumps(entries, ensure_ascii=False)};\n", encoding="utf-8")
+    (out / "search.json").unlink()  # site.js searches search.js, which also works for a site that is opened as files
+    shutil.rmtree(out / "site_libs" / "fuse")
     return made.warnings
+
+
+def quarto(pages: Path, out: Path) -> list[str]:
+    "Render the same pages with Quarto, which has a search and two themes of its own; it executes nothing."
+    config = yaml.safe_load((pages / "_smalldocs.yml").read_text(encoding="utf-8"))
+    look = {k: config.pop(k) for k in ("theme", "css", "toc", "toc-depth", "from") if k in config}
+    look |= {"theme": {"light": "cosmo", "dark": "darkly"}, "html-math-method": "mathml"}
+    config |= {"format": {"html": look}, "execute": {"enabled": False}}
+    config["project"]["output-dir"] = str(out)
+    (pages / "_quarto.yml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    try: subprocess.run(["quarto", "render", str(pages)], check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError) as e:
+        raise SystemExit(f"quarto could not render {pages} ({e}); --renderer smalldocs does without it") from None
+    return []
+
+
+RENDERERS = {"quarto": quarto, "smalldocs": smalldocs}
+
+
+def render(pages: Path, site: Path, renderer: str | None = None) -> list[str]:
+    "Render the folder `pages` into `site`, which is replaced only by a complete one; returns the renderer's warnings."
+    out = site.with_name(site.name + ".new")
+    shutil.rmtree(out, ignore_errors=True)
+    warnings = RENDERERS[renderer or ("quarto" if shutil.which("quarto") else "smalldocs")](pages, out)
+    for path in out.rglob("*.html"):
+        up = "../" * (len(path.relative_to(out).parts) - 1)
+        text = re.sub(r'<script src="[^"]*/fuse\.min\.js"></script>', "", path.read_text(encoding="utf-8"))
+        script = f'<script src="{up}site.js" data-up="{up}" defer></script>'
+        path.write_text(text.replace("</body>", f"{script}</body>", 1), encoding="utf-8")
+    shutil.rmtree(site, ignore_errors=True)
+    out.rename(site)
+    return warnings
 
 
 # ---- what came out
@@ -331,17 +411,17 @@ def problems(site: Path) -> list[str]:
     return [*lacks, *online(site, pages), *dead(site, pages)] if pages else ["the site has no pages"]
 
 
-def make(root: Path, profile: str | None) -> int:
+def make(root: Path, profile: str | None, renderer: str | None = None) -> int:
     "Stage, render and check with what has been executed; exit code 1 if the site has problems."
     build, book = root / "_build", _book.records(root)
     profile = profile or book.get("last", "full")
     pages = build / "pages"
     shutil.rmtree(pages, ignore_errors=True)
     pages.mkdir(parents=True)
-    stale = stage(root, profile, book.get(profile, {}), pages)
+    stale, found = stage(root, profile, book.get(profile, {}), pages)
     if stale: print(f"note: changed since they were executed, or standing on changed code: {', '.join(stale)}", file=sys.stderr)
-    for line in render(pages, build / "site"): print(f"note: {line}", file=sys.stderr)
-    found = problems(build / "site")
+    for line in render(pages, build / "site", renderer): print(f"note: {line}", file=sys.stderr)
+    found += problems(build / "site")
     for line in found: print(line)
     count = len(list((build / "site").rglob("*.html")))
     print(f"{count} pages in _build/site, {len(found)} problems. To read them: .venv/bin/python -m http.server -d _build/site")
@@ -352,11 +432,12 @@ def main() -> int:
     "The command scripts/docs."
     parser = _book.options("Make the docs site in _build/site from executed notebooks.")
     parser.add_argument("--no-run", action="store_true", help="take the last execution as it is")
+    parser.add_argument("--renderer", choices=RENDERERS, help="default: quarto if it is on PATH, else smalldocs")
     a = parser.parse_args()
     root = a.root.resolve()
     def command() -> int:
         failed = 0 if a.no_run else _book.run(root, a.profile or "full", "*", a.jobs, a.force, a.cell_s)
-        return failed or make(root, a.profile)
+        return failed or make(root, a.profile, a.renderer)
     return _book.guarded(command)
 
 

@@ -1,0 +1,118 @@
+"""A guess on the page: what a chapter asks with `predict`, which results would spoil it, and what was measured.
+
+The question, its steps and the measured figure go into a form that nbs/site.js brings to life; without it the results lie in plain
+`<details>`.
+"""
+import ast
+import html
+import re
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Ask:
+    "One `predict` without a guess: its key, its steps and how they are written, and the cell that says how it went."
+    key: str
+    steps: tuple[float, ...]
+    labels: tuple[str, ...]
+    cell: int  # where it is asked
+    end: int  # where it is answered
+
+
+# ---- reading cells
+
+def nodes(source: str) -> list[ast.AST]:
+    "The syntax tree of a cell, flat; nothing for a cell that is not plain Python."
+    try: return list(ast.walk(ast.parse(source)))
+    except SyntaxError: return []
+
+
+def calls(source: str, name: str) -> list[ast.Call]:
+    "The calls of a function or method of that name in a cell."
+    return [n for n in nodes(source) if isinstance(n, ast.Call)
+            and name == (n.func.id if isinstance(n.func, ast.Name) else getattr(n.func, "attr", None))]
+
+
+def assigned(source: str) -> set[str]:
+    "The names that a cell gives values to."
+    targets = [t for n in nodes(source) if isinstance(n, ast.Assign) for t in n.targets]
+    return {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+
+
+def says(node: ast.AST, key: str) -> bool:
+    "Whether a piece of code holds the key as a text."
+    return any(isinstance(n, ast.Constant) and n.value == key for n in ast.walk(node))
+
+
+def question(call: ast.Call) -> tuple[str, tuple[float, ...], tuple[str, ...]] | None:
+    "Key, steps and labels of a `predict` that asks; None for one that brings its guess along or cannot be read."
+    from rap_analyzer.ledger import _step, _steps
+    try: given = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("scale", "guess")}
+    except ValueError: return None
+    if len(call.args) != 1 or "guess" in given or not isinstance(getattr(call.args[0], "value", None), str): return None
+    try: steps = _steps(given.get("scale", "ratio"))
+    except (ValueError, TypeError): return None
+    return call.args[0].value, steps, tuple(_step(s, given.get("scale", "ratio")) for s in steps)
+
+
+def answered(sources: list[str], start: int, key: str) -> int | None:
+    "The cell below `start` that holds this key's result against the prediction, else the first that holds any."
+    names = {t.id for s in sources[start:] for n in nodes(s) if isinstance(n, ast.Assign) and says(n.value, key)
+             for t in n.targets if isinstance(t, ast.Name)}
+    ends = [(j, c.func.value) for j in range(start + 1, len(sources)) for c in calls(sources[j], "against_prediction")
+            if isinstance(c.func, ast.Attribute)]
+    mine = [j for j, of in ends if says(of, key) or (isinstance(of, ast.Name) and of.id in names)]
+    return next(iter(mine or [j for j, _ in ends]), None)
+
+
+def asks(sources: list[str]) -> list[Ask]:
+    "Every guess that a notebook asks for and answers. A source per cell; for one that is not code, `## ` if it has a heading."
+    found = []
+    for i, source in enumerate(sources):
+        if "#| export" in source: continue
+        for call in calls(source, "predict"):
+            asked = question(call)
+            end = answered(sources, i, asked[0]) if asked else None
+            if end is not None: found.append(Ask(*asked, cell=i, end=end))
+    return found
+
+
+def spoilers(sources: list[str], asked: list[Ask]) -> dict[int, set[str]]:
+    """The cells whose results would spoil a guess, and whose: from the question to the answer, and what shows those values again
+    before the next heading. A cell that itself asks spoils nothing."""
+    found: dict[int, set[str]] = {}
+    for ask in asked:
+        hidden = set(range(ask.cell + 1, ask.end + 1)) - {a.cell for a in asked}
+        told = {name for j in hidden for name in assigned(sources[j])}
+        for j in range(ask.end + 1, len(sources)):
+            if sources[j] == "## ": break
+            if not told.isdisjoint({n.id for n in nodes(sources[j]) if isinstance(n, ast.Name)}):
+                hidden.add(j)
+                told |= assigned(sources[j])
+        for j in hidden: found.setdefault(j, set()).add(ask.key)
+    return found
+
+
+# ---- the form
+
+def measured(said: str, key: str) -> tuple[float, str] | None:
+    "The figure in the sentence of `against_prediction`, as a number and as it is written; None when it has none."
+    m = re.search(rf"{re.escape(key)}: (?:you guessed .*?; it was )?(?P<all>(?P<x>[\d.,e+-]*\d)[^.:]*)(?:\. Nobody|: )", said)
+    return (float(m["x"].replace(",", "")), m["all"]) if m else None
+
+
+def spoken(outputs: list[dict]) -> str:
+    "The text of a cell's outputs."
+    texts = ["".join(o.get("text", "")) + "".join(o.get("data", {}).get("text/plain", "")) for o in outputs]
+    return "\n".join(texts)
+
+
+def form(ask: Ask, asking: str, truth: tuple[float, str] | None) -> str:
+    "The form, as HTML: hidden until the page's script shows it. `asking` is the prose before it."
+    words = re.sub(r"<!--.*?-->|\[([^\]]*)\]\([^)]*\)", r"\1", asking, flags=re.S)
+    wanted = re.findall(r"[^.?!:]*\?", re.sub(r"[*`]+", "", " ".join(words.split())))
+    legend = html.escape(wanted[-1].strip() if wanted else "What is your guess?")
+    shown = f' data-truth="{truth[0]:.12g}" data-measured="{html.escape(truth[1])}"' if truth else ""
+    steps = "".join(f'<button type="button" data-guess="{s:.12g}" aria-pressed="false">{html.escape(label)}</button>'
+                    for s, label in zip(ask.steps, ask.labels, strict=True))
+    return (f'<form class="guess" id="guess-{ask.key}" data-key="{ask.key}"{shown} hidden><fieldset><legend>{legend}</legend>'
+            f'<div class="steps">{steps}</div></fieldset><p class="verdict" role="status"></p></form>')
