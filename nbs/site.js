@@ -67,8 +67,9 @@ lab.find = (index, query, most = 20) => {  // entries that hold every word of th
     }
     return score;
   });
+  const asked = wanted.join(" "), named = ([, title, section]) => lab.words(section || title).map(lab.stem).join(" ") === asked;
   const both = [...scores[0].keys()].filter((i) => scores.every((s) => s.has(i)));
-  const total = (i) => scores.reduce((sum, s) => sum + s.get(i), 0);
+  const total = (i) => scores.reduce((sum, s) => sum + s.get(i), named(index.entries[i]) ? 1000 : 0);
   return both.sort((a, b) => total(b) - total(a) || a - b).slice(0, most).map((i) => ({ entry: index.entries[i], stems: used }));
 };
 

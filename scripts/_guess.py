@@ -76,16 +76,34 @@ def asks(sources: list[str]) -> list[Ask]:
     return found
 
 
+def used(source: str) -> set[str]:
+    "The names that a cell reads."
+    return {n.id for n in nodes(source) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def between(sources: list[str], ask: Ask) -> set[int]:
+    """The cells from a question to its answer: all of them within one section; where headings lie between, those that the answer is
+    made from."""
+    cells = range(ask.cell + 1, ask.end)
+    if "## " not in sources[ask.cell + 1:ask.end]: return {*cells, ask.end}
+    found, wanted = {ask.end}, used(sources[ask.end])
+    for j in reversed(cells):
+        if assigned(sources[j]) & wanted or any(says(n, ask.key) for n in nodes(sources[j])):
+            found.add(j)
+            wanted |= used(sources[j])
+    return found
+
+
 def spoilers(sources: list[str], asked: list[Ask]) -> dict[int, set[str]]:
-    """The cells whose results would spoil a guess, and whose: from the question to the answer, and what shows those values again
+    """The cells whose results would spoil a guess, and whose: those between question and answer, and what shows their values again
     before the next heading. A cell that itself asks spoils nothing."""
     found: dict[int, set[str]] = {}
     for ask in asked:
-        hidden = set(range(ask.cell + 1, ask.end + 1)) - {a.cell for a in asked}
+        hidden = between(sources, ask) - {a.cell for a in asked}
         told = {name for j in hidden for name in assigned(sources[j])}
         for j in range(ask.end + 1, len(sources)):
             if sources[j] == "## ": break
-            if not told.isdisjoint({n.id for n in nodes(sources[j]) if isinstance(n, ast.Name)}):
+            if not told.isdisjoint(used(sources[j])):
                 hidden.add(j)
                 told |= assigned(sources[j])
         for j in hidden: found.setdefault(j, set()).add(ask.key)
@@ -106,13 +124,18 @@ def spoken(outputs: list[dict]) -> str:
     return "\n".join(texts)
 
 
-def form(ask: Ask, asking: str, truth: tuple[float, str] | None) -> str:
-    "The form, as HTML: hidden until the page's script shows it. `asking` is the prose before it."
-    words = re.sub(r"<!--.*?-->|\[([^\]]*)\]\([^)]*\)", r"\1", asking, flags=re.S)
-    wanted = re.findall(r"[^.?!:]*\?", re.sub(r"[*`]+", "", " ".join(words.split())))
-    legend = html.escape(wanted[-1].strip() if wanted else "What is your guess?")
+def questions(prose: str, n: int) -> list[str]:
+    "The last n questions of the prose before n forms, without their marks; a plain one where there are fewer."
+    words = re.sub(r"<!--.*?-->|^#.*$", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose), flags=re.S | re.M)
+    asked = [q.strip() for q in re.findall(r"(?:[^.?!:]|[.:](?=\S))*\?", re.sub(r"[*`]+", "", " ".join(words.split())))]
+    return ["What is your guess?"] * (n - len(asked)) + asked[-n:]
+
+
+def form(ask: Ask, legend: str, truth: tuple[float, str] | None) -> str:
+    "The form, as HTML: hidden until the page's script shows it."
     shown = f' data-truth="{truth[0]:.12g}" data-measured="{html.escape(truth[1])}"' if truth else ""
     steps = "".join(f'<button type="button" data-guess="{s:.12g}" aria-pressed="false">{html.escape(label)}</button>'
                     for s, label in zip(ask.steps, ask.labels, strict=True))
-    return (f'<form class="guess" id="guess-{ask.key}" data-key="{ask.key}"{shown} hidden><fieldset><legend>{legend}</legend>'
-            f'<div class="steps">{steps}</div></fieldset><p class="verdict" role="status"></p></form>')
+    return (f'<form class="guess" id="guess-{ask.key}" data-key="{ask.key}"{shown} hidden><fieldset>'
+            f'<legend>{html.escape(legend)}</legend><div class="steps">{steps}</div></fieldset>'
+            '<p class="verdict" role="status"></p></form>')

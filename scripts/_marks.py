@@ -20,7 +20,7 @@ def maths(tex: str, block: bool) -> str:
     except Exception as e: raise SystemExit(f"maths that cannot be set: ${tex}$ ({type(e).__name__}: {e})") from None
     unknown = re.search(r"<mi>(\\\w+)</mi>", made)
     if unknown: raise SystemExit(f"maths that cannot be set: ${tex}$ has an unknown command {unknown[1]}")
-    return raw(f'<div class="maths">{made}</div>') if block else f"`{made}`{{=html}}"
+    return raw(f'<div class="maths">{made}</div>') if block else made
 
 
 @cache
@@ -29,6 +29,8 @@ def drawn(text: str, theme: str) -> str:
     import mermaidx
     try: svg = mermaidx.render(text, theme=theme, config={"fontFamily": "system-ui, sans-serif"}).svg()
     except RuntimeError as e: raise SystemExit(f"a diagram that cannot be drawn: {e}\n{text}") from None
+    scrolls = r"min-width: min(\1, 36rem); max-width: \1;"  # on a phone, so that its words can be read
+    svg = re.sub(r"(?<=style=\")max-width: ([\d.]+px);", scrolls, svg, count=1)
     return re.sub(r"\n\s*", " ", svg)
 
 

@@ -53,7 +53,7 @@ def lasts(minutes: int) -> str:
 
 def start(trails: list[Trail], titles: dict[str, str], note: str = "") -> str:
     "The Start page, as Markdown."
-    lines = ["# Where do I start?", "> The ways through the course, from ten minutes to eight weeks.", "", note, ""]
+    lines = ["# Where do I start?", "> The ways through the course, and how long each takes.", "", note, ""]
     for t in trails:
         about = f" {t.about}" if t.about else ""
         lines += [f"## {t.title} {{#{t.name}}}", "", f"{lasts(t.minutes).capitalize()}.{about}", ""]

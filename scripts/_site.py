@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -145,6 +146,16 @@ def known(sources: list[str]) -> frozenset[str]:
                      | {name for s in sources for name in _guess.assigned(s) if name.isupper()})
 
 
+def worded(kinds: list[str], texts: list[str], asked: list[_guess.Ask]) -> dict[_guess.Ask, str]:
+    "Each guess with its question: those of the prose above it, in order, where one text asks for several."
+    above = {a: max((i for i in range(a.cell) if kinds[i] == "markdown"), default=None) for a in asked}
+    found = {}
+    for at in set(above.values()):
+        mine = [a for a in asked if above[a] == at]
+        found |= zip(mine, _guess.questions(texts[at] if at is not None else "", len(mine)), strict=True)
+    return found
+
+
 def md(text: str) -> dict:
     "A cell of Markdown."
     return {"cell_type": "markdown", "metadata": {}, "source": text}
@@ -163,11 +174,10 @@ def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
     where.own = f"reference/{module.replace('.', '_')}.md"
     front, rest = heading(text(cells[0])) if cells and cells[0]["cell_type"] == "markdown" else ({}, "")
     pages = [{"cell_type": "raw", "metadata": {}, "source": ""}, md(prose(rest, where))]
-    asking = rest
+    legends = worded([c["cell_type"] for c in cells], [text(c) for c in cells], asked)
     for n, c in enumerate(cells[1 if front else 0:], 1 if front else 0):
         if c["cell_type"] != "code":
-            asking = text(c)
-            pages.append({**c, "source": prose(asking, where)})
+            pages.append({**c, "source": prose(text(c), where)})
             continue
         if re.search(r"^#\|\s*hide\b", text(c), re.M): continue
         code = re.sub(r"^#\|.*\n?", "", text(c), flags=re.M).strip("\n")
@@ -175,7 +185,7 @@ def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
         cell = {"cell_type": "code", "metadata": {}, "source": look(text(c), bool(outputs), f"rap_analyzer.{module}") + code}
         if not code: continue
         truth = lambda a: _guess.measured(_guess.spoken(cells[a.end]["outputs"]), a.key)
-        forms = [md(_marks.raw(_guess.form(a, asking, truth(a)))) for a in asked if a.cell == n]
+        forms = [md(_marks.raw(_guess.form(a, legends[a], truth(a)))) for a in asked if a.cell == n]
         if n in hidden and outputs:
             keys = " ".join(sorted(hidden[n]))
             fold = f'<details class="measured" data-keys="{keys}"><summary>{SUMMARY}</summary>'
@@ -316,6 +326,8 @@ def quarto(pages: Path, out: Path) -> list[str]:
     return []
 
 
+ICON = ("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath fill='%232f7fd6' "
+        "d='M1 9h3v6H1zM6 5h3v10H6zM11 1h3v14h-3z'/%3E%3C/svg%3E")  # three bars
 RENDERERS = {"quarto": quarto, "smalldocs": smalldocs}
 
 
@@ -328,6 +340,7 @@ def render(pages: Path, site: Path, renderer: str | None = None) -> list[str]:
         up = "../" * (len(path.relative_to(out).parts) - 1)
         text = re.sub(r'<script src="[^"]*/fuse\.min\.js"></script>', "", path.read_text(encoding="utf-8"))
         script = f'<script src="{up}site.js" data-up="{up}" defer></script>'
+        text = text if 'rel="icon"' in text else text.replace("</head>", f'<link rel="icon" href="{ICON}"></head>', 1)
         path.write_text(text.replace("</body>", f"{script}</body>", 1), encoding="utf-8")
     shutil.rmtree(site, ignore_errors=True)
     out.rename(site)
@@ -344,14 +357,15 @@ class Read(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.ids, self.links, self.loads, self.inline, self.meta = set(), [], [], [], {}
+        self.ids, self.classes, self.links, self.loads, self.inline, self.meta = Counter(), set(), [], [], [], {}
         self.open = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         given = {k: v or "" for k, v in attrs}
         self.open = tag
-        self.ids |= {given[k] for k in ("id", "name") if k in given and (k == "id" or tag == "a")}
+        self.ids.update({given[k] for k in ("id", "name") if k in given and (k == "id" or tag == "a")})
+        self.classes.update(given.get("class", "").split())
         if tag == "html": self.meta["lang"] = given.get("lang", "")
         if tag == "meta" and given.get("name"): self.meta[given["name"]] = given.get("content", "")
         if tag == "a" and "href" in given: self.links.append(given["href"])
@@ -398,8 +412,26 @@ def dead(site: Path, pages: dict[Path, Read]) -> Iterator[str]:
             if there.is_dir(): there /= "index.html"
             says = f"{path.relative_to(site)} links to {address}"
             if not there.is_relative_to(site) or not there.exists(): yield f"{says}, which is not there"
-            elif anchor and there in pages and unquote(anchor) not in pages[there].ids | {"top"}:
+            elif anchor and there in pages and unquote(anchor) not in {*pages[there].ids, "top"}:
                 yield f"{says}, but that page has no such place"
+
+
+def twice(site: Path, pages: dict[Path, Read]) -> Iterator[str]:
+    "Places of a page that have the same name: a link could only lead to the first."
+    for path, page in pages.items():
+        yield from (f"{path.relative_to(site)} has two places called {name}" for name, n in page.ids.items() if n > 1)
+
+
+def unfound(site: Path, pages: dict[Path, Read]) -> Iterator[str]:
+    "Entries of the search that lead nowhere, or an index that is missing though pages have a box for it."
+    file = site / "search.js"
+    if not file.exists():
+        if any("smalldocs-search" in page.classes for page in pages.values()): yield "search.js is missing"
+        return
+    for address, *_ in json.loads(file.read_text(encoding="utf-8").partition("=")[2].rstrip(";\n")):
+        target, anchor = urldefrag(address)
+        page = pages.get(site / unquote(target))
+        if not page or (anchor and unquote(anchor) not in page.ids): yield f"the search leads to {address}, which is not there"
 
 
 def problems(site: Path) -> list[str]:
@@ -408,7 +440,8 @@ def problems(site: Path) -> list[str]:
     pages = {p: Read(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
     lacks = [f"{p.relative_to(site)} has no {what}" for p, page in pages.items()
              for what in ("title", "description", "lang", "viewport") if not page.meta.get(what, "").strip()]
-    return [*lacks, *online(site, pages), *dead(site, pages)] if pages else ["the site has no pages"]
+    found = [said for check in (online, dead, twice, unfound) for said in check(site, pages)]
+    return [*lacks, *found] if pages else ["the site has no pages"]
 
 
 def make(root: Path, profile: str | None, renderer: str | None = None) -> int:
