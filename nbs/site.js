@@ -92,7 +92,7 @@ lab.verdict = (guess, said, truth, measured) => {  // numbers, and how the page 
   if (!(truth > 0)) return `${start}.`;
   const off = Math.max(guess / truth, truth / guess);
   if (off <= 1.1) return `${start}: right within a tenth.`;
-  const factor = off >= 1000 ? Math.round(off).toLocaleString("en") : String(Number(off.toPrecision(3)));
+  const factor = off >= 1000 ? String(Math.round(off)).replace(/\B(?=(\d{3})+$)/g, ",") : String(Number(off.toPrecision(3)));
   return `${start}: too ${guess > truth ? "high" : "low"}, off by a factor of ${factor}.`;
 };
 

@@ -50,10 +50,23 @@ def comments(source: str) -> dict[int, str]:
     return found
 
 
+def decorators(node: Function) -> dict[str, ast.AST]:
+    "A function's decorators by name, called or not."
+    bare = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    return {getattr(b, "id", getattr(b, "attr", "")): d for b, d in zip(bare, node.decorator_list, strict=True)}
+
+
+def is_property(node: Function) -> bool:
+    "Whether a method is read like a field."
+    found = decorators(node)
+    asked = getattr(found.get("patch"), "keywords", [])
+    return bool({"property", "cached_property"} & set(found)) or any(k.arg == "as_prop" for k in asked)
+
+
 def patched(node: ast.AST) -> str | None:
     "The class that a function decorated with fastcore's `patch` belongs to."
     if not isinstance(node, Function) or not node.args.args: return None
-    if not any(isinstance(d, ast.Name) and d.id == "patch" for d in node.decorator_list): return None
+    if "patch" not in decorators(node): return None
     first = node.args.args[0].annotation
     return first.id if isinstance(first, ast.Name) else first.value if isinstance(first, ast.Constant) else None
 
@@ -155,8 +168,7 @@ def meaning(node: Function, said: dict[int, str]) -> list[str]:
 
 def function(node: Function, name: str, said: dict[int, str]) -> list[str]:
     "A function or method: signature, docstring, meaning of parameters and return."
-    is_property = any(isinstance(d, ast.Name) and d.id in ("property", "cached_property") for d in node.decorator_list)
-    code = f"{name}: {short(node.returns)}" if is_property else signature(node, name)
+    code = f"{name}: {short(node.returns)}" if is_property(node) else signature(node, name)
     return ["", "```python", code, "```", "", (ast.get_docstring(node) or "").strip(), *meaning(node, said)]
 
 

@@ -1,0 +1,372 @@
+"What the docs site adds: guesses on the page, the reference, search, maths and diagrams, reading paths, and Quarto where it is."
+import json
+import re
+import sys
+from pathlib import PurePosixPath
+
+import pytest
+import test_book
+import yaml
+from test_book import PAGE, ROOT, cell, put
+
+import _api_pages  # isort: skip  (test_book has put scripts/ on the path)
+import _guess  # isort: skip
+import _paths  # isort: skip
+import _site  # isort: skip
+from rap_analyzer import _modidx, ledger
+
+house = test_book.house  # the same small project
+
+BOOK = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
+
+
+# ---- a guess on the page
+
+def hides(*sources: str) -> dict[int, set[str]]:
+    "Which cells hide for which guess."
+    return _guess.spoilers(list(sources), _guess.asks(list(sources)))
+
+
+def test_results_between_a_guess_and_its_verdict_are_spoilers():
+    find = lambda *sources: set(hides(*sources))
+    assert find("predict('k')", "x = measure('k')", "x.against_prediction()", "y") == {1, 2}
+    assert find("a", "predict('k', scale='ratio')", "b.against_prediction()") == {2}
+    assert find("predict('k', 30)", "b.against_prediction()") == set()  # the guess is in the cell already
+    assert find("predict('k', guess=3)", "b.against_prediction()") == set()
+    assert find("predict('k')", "x") == set()  # nothing says where it would end
+    assert find("#| export\ndef predict(key): ...\npredict('k')", "b.against_prediction()") == set()
+    assert find("x.against_prediction()", "predict('k')") == set()
+    assert find("predict(f'{k}')", "x.against_prediction()") == set()  # which key it is cannot be read
+    again = "predict('k')", "r = measure('k')", "r.against_prediction()", "rows = r.rows", "other = 1", "say(rows)", "## ", "say(r)"
+    assert find(*again) == {1, 2, 3, 5}  # the same values shown again, up to the next heading
+    assert find("%magic predict('k')", "x.against_prediction()") == set()
+
+
+def test_each_guess_hides_what_answers_it():
+    two = ("predict('a')", "predict('b', scale='share')", "x = 1", "record('b', x).against_prediction()",
+           "y = record('a', 2)", "y.against_prediction()")
+    assert hides(*two) == {2: {"a", "b"}, 3: {"a", "b"}, 4: {"a"}, 5: {"a"}}  # and the question of b spoils nothing
+    far = ("predict('k')", "## ", "show(table)", "n = 2", "m = n + 1", "## ", "record('k', m).against_prediction()")
+    assert hides(*far) == {3: {"k"}, 4: {"k"}, 6: {"k"}}  # past a heading, only what the answer is made from
+
+
+def test_the_form_has_the_steps_of_the_notebook():
+    ask = lambda code: _guess.asks([code, "x.against_prediction()"])[0]
+    for code, scale in {"predict('k')": "ratio", "predict('k', scale='share')": "share", "predict('k', scale=(5, 1))": (1, 5)}.items():
+        form = ledger.GuessForm("k", scale)
+        assert [(label, step) for label, step in form.steps.options] == list(zip(ask(code).labels, ask(code).steps, strict=True))
+    assert _guess.asks(["predict('k', scale=('a',))", "x.against_prediction()"]) == []
+    made = _guess.form(ask("predict('k', scale=(1, 1000))"), "How <many>?", (39.0, "39 queries"))
+    assert 'data-guess="1000" aria-pressed="false">1,000</button>' in made and "How &lt;many&gt;?" in made
+    assert 'data-truth="39" data-measured="39 queries" hidden' in made
+
+
+@pytest.mark.parametrize(("value", "unit", "written"), [
+    (243.21, "x", "243.2x"), (1.44, "of 100", "1.44 of 100"), (.9, "", "0.9"), (123_456, "x", "123,456x"), (1e-7, "x", "1e-07x"),
+    (39, "queries", "39 queries")])
+def test_the_figure_is_the_one_the_ledger_says(tmp_path, value, unit, written):
+    "Guess or no guess: if the ledger's sentence changes, the page has to learn to read it."
+    said = ledger.record("t.key", value, unit=unit, home=tmp_path).against_prediction(home=tmp_path).text
+    number, figure = _guess.measured(said, "t.key")
+    assert figure == written and number == pytest.approx(value, rel=1e-3)
+    for guess in (value, value * 50):
+        ledger.predict("t.key", guess, scale=(1, 2), home=tmp_path)
+        told = ledger.last("t.key", home=tmp_path).against_prediction(home=tmp_path).text
+        assert "you guessed" in told and _guess.measured(told, "t.key") == (number, figure)
+    assert _guess.measured(said, "other.key") is None and _guess.measured("", "t.key") is None
+
+
+def test_a_time_cannot_be_compared_with_a_ratio(tmp_path):
+    ledger.predict("t.ms", 3, home=tmp_path)
+    said = ledger.record("t.ms", 5.0, unit="ms", home=tmp_path).against_prediction(home=tmp_path).text
+    assert "record the ratio" in said and _guess.measured(said, "t.ms") is None
+
+
+def test_a_form_asks_what_the_prose_asks():
+    prose = "## Why? Look\nA *table* has 3.5 rows. **How [many](x.md) times?** And then: does `f(x)` help?\n\nThe end."
+    assert _guess.questions(prose, 1) == ["does f(x) help?"]
+    assert _guess.questions(prose, 2) == ["How many times?", "does f(x) help?"]
+    assert _guess.questions("Nothing.", 1) == ["What is your guess?"]
+    asked = _guess.asks(["# text", "predict('a')", "predict('b')", "record('a', 1).against_prediction()",
+                         "record('b', 1).against_prediction()"])
+    legends = _site.worded(["markdown"] + ["code"] * 4, [prose, "", "", "", ""], asked)
+    assert {a.key: q for a, q in legends.items()} == {"a": "How many times?", "b": "does f(x) help?"}
+
+
+# ---- what runs in the reader's browser
+
+@pytest.fixture(scope="module")
+def lab():
+    "The functions of nbs/site.js that need no page, called with JSON."
+    import quickjs
+    context = quickjs.Context()
+    context.eval((ROOT / "nbs/site.js").read_text(encoding="utf-8"))
+    def call(code: str, **given: object) -> object:
+        for name, value in given.items(): context.eval(f"globalThis.{name} = {json.dumps(value)}")
+        return json.loads(context.eval(f"JSON.stringify({code})"))
+    return call
+
+
+ENTRIES = [["a.html", "Что слышит слушатель?", "", "Слушатели выбирают треки. Каждый трек короткий, и кэш помогает."],
+           ["a.html#b", "Что слышит слушатель?", "Измерение", "Мы измеряем время запроса и ёмкость кэша."],
+           ["b.html", "What does a cache really buy?", "", "Caching queries: two caches, one stampede."],
+           ["b.html#c", "What does a cache really buy?", "The index", "HNSW indexes over halfvec, measured by against_prediction."],
+           ["r.html#similar", "search.index", "similar", "def similar(query): the k most similar tracks"],
+           ["c.html", "More", "similar tracks, at length", "similar similar similar similar"]]
+
+
+@pytest.mark.parametrize(("query", "first"), [
+    ("трек", "a.html"), ("ТРЕКИ", "a.html"), ("треками", "a.html"), ("слушателей", "a.html"), ("измерения", "a.html#b"),
+    ("емкости", "a.html#b"), ("запросы", "a.html#b"), ("cached", "b.html"), ("CACHES query", "b.html"), ("stampede", "b.html"),
+    ("stampd", "b.html"), ("tsampede", "b.html"), ("against_prediction", "b.html#c"), ("ind", "b.html#c"),
+    ("halfvec index", "b.html#c"),
+    ("similar", "r.html#similar"), ("слуш трек", "a.html")])
+def test_search_finds_words_by_their_stem_or_beginning(lab, query, first):
+    found = lab("lab.find(lab.index(entries), query).map((r) => r.entry[0])", entries=ENTRIES, query=query)
+    assert found[0] == first, found
+
+
+@pytest.mark.parametrize("query", ["zebra", "трактор", "cache трек", "", "  ", "?!", "zzzz"])
+def test_search_finds_nothing_where_nothing_is(lab, query):
+    assert lab("lab.find(lab.index(entries), query)", entries=ENTRIES, query=query) == []
+
+
+def test_an_excerpt_shows_where_the_words_are(lab):
+    text = "word " * 60 + "then треков & more " + "word " * 60
+    pieces = lab("lab.excerpt(text, new Set([lab.stem('треки')]))", text=text)
+    assert ["треков", True] in pieces and sum(hit for _, hit in pieces) == 1
+    assert "".join(p for p, _ in pieces).startswith("… word") and len("".join(p for p, _ in pieces)) < 260
+
+
+@pytest.mark.parametrize(("guess", "truth", "said"), [
+    (10, 243, "You guessed 10x, this machine measured 243x: too low, off by a factor of 24.3."),
+    (300, 243, "too high, off by a factor of 1.23."), (240, 243, "right within a tenth."),
+    (1, 123_456, "off by a factor of 123,456."), (10, 0, "You guessed 10x, this machine measured 243x.")])
+def test_the_verdict_on_a_guess(lab, guess, truth, said):
+    assert lab("lab.verdict(guess, '10x', truth, '243x')", guess=guess, truth=truth).endswith(said)
+
+
+def test_guess_and_truth_lie_on_one_axis(lab):
+    low, high = lab("lab.axis(1, 100)")
+    assert 0 < low < high < 100 and lab("lab.axis(100, 1)") == [high, low]
+    assert lab("lab.verdict(3, '3x', NaN, '')") == "You guessed 3x, this machine measured what stands below."
+
+
+# ---- the reference
+
+MODULE = '''"""What is drawn.
+
+More."""
+import nothing_of_that_name
+raise SystemExit("imported")
+
+LIMIT = 3  # at most
+
+def draw(
+    X: "np.ndarray",  # (n, d) | rows
+    *,
+    k: int = 10,  # how many
+    why: str = "",
+) -> list[int]:  # row numbers
+    "Draw k rows."
+
+async def ask(query: str, size: Annotated[int | None, Option(help="How big.")] = None) -> str:
+    "Ask."
+
+class Deck(Base):
+    "A pile."
+    size: int = 52  # cards
+    _secret: int = 0
+
+    def __init__(self, seed: int):  # the seed
+        "Shuffle."
+
+    @property
+    def top(self) -> str:  # its name
+        "The top card."
+
+    def _cheat(self): ...
+
+@patch
+def cut(self: Deck, at: int) -> None:
+    "Cut it."
+
+def _hidden(): ...
+'''
+
+
+@pytest.fixture
+def module(tmp_path) -> _api_pages.Module:
+    "The module `games.cards` of a small project: importing it would end in an error."
+    put(tmp_path / "nbs/10_games_cards.ipynb", cell("markdown", "# Who deals?"), cell("code", "#| default_exp games.cards"))
+    put(tmp_path / "nbs/11_none.ipynb", cell("markdown", "# No module?"))
+    (tmp_path / "rap_analyzer/games").mkdir(parents=True)
+    (tmp_path / "rap_analyzer/games/cards.py").write_text(MODULE)
+    found, = _api_pages.modules(tmp_path)
+    return found
+
+
+def test_a_module_is_described_without_importing_it(module):
+    page = _api_pages.page(module)
+    assert page.startswith("# games.cards\n> What is drawn. More.\n")
+    assert "chapter 10: [Who deals?](../nbs/10_games_cards.ipynb)" in page
+    assert "def draw(X: 'np.ndarray', *, k: int = 10, why: str = '') -> list[int]\n" in page
+    assert "| `X` | `'np.ndarray'` | (n, d) \\| rows |" in page and "**Returns** `list[int]`: row numbers" in page
+    assert "| `k` | `int` | how many |" in page and "Draw k rows." in page
+    assert "async def ask(query: str, size: int | None = None) -> str" in page and "| `size` | `int \\| None` | How big. |" in page
+    assert "class Deck(Base)" in page and "| `size` | `int` | cards; `52` by default |" in page and "Deck(seed: int)" in page
+    assert "### Deck.top {#Deck.top}\n\n```python\ntop: str\n```" in page and "### Deck.cut {#Deck.cut}" in page
+    assert "LIMIT = 3" in page and "at most" in page
+    assert not re.search("hidden|cheat|secret", page)
+    assert "[`games.cards`](games_cards.md)" in _api_pages.contents([module])
+
+
+def test_names_lead_to_the_one_place_they_mean(module):
+    names = _api_pages.Names([module])
+    other = _api_pages.Module("games.dice", "nbs/12_x.ipynb", "x", "", {}, [_api_pages.Entry(n, None) for n in ("draw_all", "print")])
+    at = "reference/games_cards.md"
+    for said in ("draw()", "draw(X, k=3)", "cards.draw", "games.cards.draw", "rap_analyzer.games.cards.draw"):
+        assert names.find(said) == f"{at}#draw", said
+    assert names.find("draw") is None and names.find("draw", frozenset({"draw"})) == f"{at}#draw"  # an ordinary word
+    assert names.find("Deck") == f"{at}#Deck" and names.find("deck.cut") == names.find("Deck.cut()") == f"{at}#Deck.cut"
+    assert names.find("LIMIT") is None and names.find("LIMIT", frozenset({"LIMIT"})) == f"{at}#LIMIT"
+    assert names.find("games.cards") == at
+    for said in ("print()", "draw the line", "X + 1", "deck.burn", "_hidden", "", "draw_all()"):
+        assert names.find(said) is None, said
+    both = _api_pages.Names([module, other, _api_pages.Module("b.c", "n", "t", "", {}, [_api_pages.Entry("Deck", None)])])
+    assert both.find("draw_all") == "reference/games_dice.md#draw_all"
+    assert both.find("Deck") is None and both.find("Deck", own="reference/b_c.md") == "reference/b_c.md#Deck"
+
+
+def test_prose_links_names_but_not_in_headings_labels_or_fences(module, tmp_path):
+    where = _site.Where(PurePosixPath("nbs/20_x.ipynb"), tmp_path, names=_api_pages.Names([module]))
+    text = "## `Deck`\n\nA `Deck` and a [`Deck`](x.md).\n\n```python\n`Deck`\n```\n"
+    said = _site.prose(text, where)
+    assert said == text.replace("A `Deck`", "A [`Deck`](../reference/games_cards.md#Deck)")
+
+
+def test_every_public_name_of_the_package_is_in_the_reference():
+    pages = {m.name: _api_pages.page(m) for m in _api_pages.modules(ROOT)}
+    public = [name.removeprefix("rap_analyzer.") for syms in _modidx.d["syms"].values() for name in syms
+              if not re.search(r"\._", name)]
+    assert len(public) > 100
+    for name in public:
+        module = max((m for m in pages if name.startswith(f"{m}.")), key=len)
+        assert f"{{#{name.removeprefix(module + '.')}}}" in pages[module], name
+
+
+# ---- maths and diagrams
+
+def maths(text: str) -> str:
+    "A text as the site has it."
+    return _site.prose(text, _site.Where(PurePosixPath("x.md"), ROOT))
+
+
+def test_maths_becomes_mathml():
+    assert "<msup><mn>2</mn><mrow><mn>52</mn></mrow></msup>" in maths("at $2^{52}$, yes")
+    block = maths("so\n\n$$\n\\frac{a}{b}\n$$\n")
+    assert '<div class="maths"><math' in block and "<mfrac>" in block and 'display="block"' in block
+    for text in ("costs $5 and $10", "`$a$`", "\\$a$ b$", "```\n$a$\n```", "a $x $ b", "US$a$"): assert maths(text) == text
+    with pytest.raises(SystemExit, match=r"unknown command \\nosuch"): maths("$\\nosuch{x}$")
+
+
+def test_a_mermaid_fence_becomes_a_picture_for_each_mode():
+    text = "```mermaid\ngraph LR\n  accDescr: One to two.\n  a[one] --> b[two]\n```"
+    page = maths(f"{text}\n\nand\n\n{text}")
+    ids = re.findall(r'<svg id="(diagram-\d-\w+)"', page)
+    assert ids == ["diagram-1-light", "diagram-1-dark", "diagram-2-light", "diagram-2-dark"]
+    assert page.count('aria-label="One to two."') == 2 and page.count(">one<") == 4 and "<script" not in page
+    assert maths("```python\nmermaid\n```") == "```python\nmermaid\n```"
+    with pytest.raises(SystemExit, match="cannot be drawn"): maths("```mermaid\ngraph LR\n  a -->\n```")
+
+
+def test_the_chapters_have_maths_and_a_diagram_that_can_be_drawn():
+    texts = [_site.prose("".join(c["source"]), _site.Where(PurePosixPath(f"nbs/{p.name}"), ROOT))
+             for p in BOOK for c in json.loads(p.read_text())["cells"] if c["cell_type"] == "markdown"]
+    assert sum("diagram-dark" in t for t in texts) >= 1 and sum('class="maths"' in t for t in texts) >= 1
+    assert not any("```mermaid" in t for t in texts)
+
+
+# ---- reading paths
+
+def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
+    (house / "nbs/paths.toml").write_text('[[path]]\nname="taste"\ntitle="Taste"\nminutes=10\nnotebooks=["01_lab"]\n'
+                                          '[[path]]\nname="all"\ntitle="All"\nminutes=180\n'
+                                          'notebooks=["nbs/00_core.ipynb", "01_lab.ipynb", "exercises/21_x"]\n')
+    put(house / "nbs/START.ipynb", cell("markdown", "# Begin here?\n\nWith [that](01_lab.ipynb)."))
+    for path in _site.notebooks(house):  # as if executed
+        if path.name != "START.ipynb": put(_site._book.executed(house, "smoke", path), *json.loads(path.read_text())["cells"])
+    code = _site._book.code_hash(house, "smoke")
+    record = {"status": "passed", "seconds": 1, "tracks": 3000, "at": "2026-01-02T03:04:05+00:00"}
+    records = {p.relative_to(house).as_posix(): record | {"hash": _site._book.fingerprint(p, code)}
+               for p in _site._book.notebooks(house)}
+    (house / "_build").mkdir(exist_ok=True)
+    (house / "_build/book.json").write_text(json.dumps({"last": "smoke", "smoke": records}))
+    assert _site.make(house, None, "smalldocs") == 0, capsys.readouterr().out
+    read = lambda name: (house / "_build/site" / name).read_text()
+    start, lab = read("start.html"), read("nbs/01_lab.html")
+    assert "About 10 minutes" in start and "About 3 hours" in start
+    assert re.search(r'<ol>.*nbs/00_core.html.*nbs/01_lab.html.*exercises/21_x.html.*</ol>', start.partition('id="all"')[2], re.S)
+    assert "2 of 3" in lab and "1 of 1" in lab and "../exercises/21_x.html" in lab.partition("2 of 3")[2]
+    assert 'class="page-navigation"' not in lab and "../start.html#all" in lab
+    assert "nbs/START.html" in start and "With" in read("nbs/START.html") and "Executed on" not in read("nbs/START.html")
+
+    (house / "nbs/paths.toml").write_text('[[path]]\nname="x"\ntitle="X"\nminutes="ten"\nnotebooks=[]\n'
+                                          '[[path]]\nname="y"\ntitle="Y"\nminutes=1\nnotebooks=["99_gone"]\n')
+    assert _site.make(house, None, "smalldocs") == 1
+    said = capsys.readouterr().out
+    assert "path 1 needs name and title (texts), minutes (a whole number)" in said and "names 99_gone, which is no page" in said
+    (house / "nbs/paths.toml").write_text("[[path]")
+    trails, wrong = _paths.read(house, [])
+    assert trails == [] and wrong[0].startswith("nbs/paths.toml: ")
+
+
+# ---- renderers and checks
+
+def test_quarto_renders_the_same_pages_where_it_is(tmp_path, monkeypatch):
+    tools, pages, site = tmp_path / "bin", tmp_path / "pages", tmp_path / "site"
+    for folder in (tools, pages): folder.mkdir()
+    (pages / "_smalldocs.yml").write_text((ROOT / "nbs/_smalldocs.yml").read_text())
+    fake = tools / "quarto"
+    fake.write_text(f'''#!{sys.executable}
+import pathlib, sys
+import yaml
+assert sys.argv[1] == "render", sys.argv
+config = yaml.safe_load(pathlib.Path(sys.argv[2], "_quarto.yml").read_text())
+assert config["execute"] == {{"enabled": False}} and config["format"]["html"]["css"] == "styles.css", config
+out = pathlib.Path(config["project"]["output-dir"])
+out.joinpath("nbs").mkdir(parents=True)
+out.joinpath("nbs", "a.html").write_text("<html><head></head><body>by quarto</body></html>")
+''')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    assert _site.render(pages, site) == []
+    assert "by quarto" in (site / "nbs/a.html").read_text() and 'src="../site.js"' in (site / "nbs/a.html").read_text()
+    config = yaml.safe_load((pages / "_quarto.yml").read_text())
+    assert config["website"]["title"] == "Engineering Mindset Lab" and "theme" not in config
+    fake.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(SystemExit, match="--renderer smalldocs does without it"): _site.render(pages, site)
+    assert "by quarto" in (site / "nbs/a.html").read_text()  # a failed rendering leaves the old site
+
+
+def test_the_search_has_to_lead_somewhere(tmp_path):
+    (tmp_path / "index.html").write_text(PAGE.format(head="", body='<div class="smalldocs-search"></div><h2 id="here">x</h2>'))
+    def index(*addresses: str) -> list[str]:
+        (tmp_path / "search.js").write_text(f"globalThis.labEntries = {json.dumps([[a, 't', '', 'x = y;'] for a in addresses])};\n")
+        return _site.problems(tmp_path)
+    assert index("index.html", "index.html#here") == []
+    assert index("gone.html") == ["the search leads to gone.html, which is not there"]
+    assert index("index.html#there") == ["the search leads to index.html#there, which is not there"]
+
+
+def test_solutions_are_no_pages(house):
+    put(house / "exercises/solutions/21_x.ipynb", cell("markdown", "# The answer?"))
+    assert [p.name for p in _site.notebooks(house)] == ["00_core.ipynb", "01_lab.ipynb", "21_x.ipynb"]
+    assert not any("solutions" in p.parts for p in _site.notebooks(house))
+
+
+def test_the_script_of_the_site_is_plain_javascript(tmp_path):
+    "It loads nothing but the index beside it, and says so in one place."
+    text = (ROOT / "nbs/site.js").read_text(encoding="utf-8")
+    assert re.findall(r"https?://|import\(|fetch\(|XMLHttpRequest|sendBeacon", text) == [] and text.count("src:") == 1
+    assert list(_site.fetched("script", text)) == []
