@@ -2,6 +2,7 @@
 import html
 import re
 from functools import cache
+from importlib.util import find_spec
 
 ANY = r"(?:(?!\n\s*\n)(?:\\.|[^$\\]))+?"  # up to the next dollar sign, within one paragraph
 MATHS = rf"(?<!\\)\$\$(?P<block>{ANY})\$\$|(?<![\\$\w])\$(?=\S)(?P<tex>{ANY})(?<=\S)\$(?![\d$])"
@@ -35,9 +36,10 @@ def drawn(text: str, theme: str) -> str:
 
 
 def diagram(fence: str, number: int) -> str | None:
-    "A ```mermaid fence as two pictures, for light and for dark pages; None for any other fence."
+    "A ```mermaid fence as two pictures, for light and for dark pages, or as text without mermaidx; None for any other fence."
     found = FENCE.match(fence)
     if not found: return None
+    if not find_spec("mermaidx"): return f"```text\n{found['text']}\n```"
     one = lambda theme, mode: (f'<div class="diagram-{mode}">'
                                + drawn(found["text"], theme).replace("my-svg", f"diagram-{number}-{mode}") + "</div>")
     said = re.search(r"^\s*accDescr:\s*(.+)$", found["text"], re.M)

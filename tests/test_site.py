@@ -2,6 +2,7 @@
 import json
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 
 import pytest
@@ -11,10 +12,12 @@ from test_book import PAGE, ROOT, cell, put
 
 import _api_pages  # isort: skip  (test_book has put scripts/ on the path)
 import _guess  # isort: skip
+import _marks  # isort: skip
 import _paths  # isort: skip
 import _site  # isort: skip
 from rap_analyzer import _modidx, ledger
 
+DRAWS = pytest.mark.skipif(not find_spec("mermaidx"), reason="there is no wheel of mermaidx's engine for this machine")
 house = test_book.house  # the same small project
 
 BOOK = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
@@ -52,7 +55,8 @@ def test_each_guess_hides_what_answers_it():
 
 def test_the_form_has_the_steps_of_the_notebook():
     ask = lambda code: _guess.asks([code, "x.against_prediction()"])[0]
-    for code, scale in {"predict('k')": "ratio", "predict('k', scale='share')": "share", "predict('k', scale=(5, 1))": (1, 5)}.items():
+    asked = {"predict('k')": "ratio", "predict('k', scale='share')": "share", "predict('k', scale=(5, 1))": (1, 5)}
+    for code, scale in asked.items():
         form = ledger.GuessForm("k", scale)
         assert [(label, step) for label, step in form.steps.options] == list(zip(ask(code).labels, ask(code).steps, strict=True))
     assert _guess.asks(["predict('k', scale=('a',))", "x.against_prediction()"]) == []
@@ -98,7 +102,7 @@ def test_a_form_asks_what_the_prose_asks():
 @pytest.fixture(scope="module")
 def lab():
     "The functions of nbs/site.js that need no page, called with JSON."
-    import quickjs
+    quickjs = pytest.importorskip("quickjs", reason="there is no wheel of quickjs-ng for this machine")
     context = quickjs.Context()
     context.eval((ROOT / "nbs/site.js").read_text(encoding="utf-8"))
     def call(code: str, **given: object) -> object:
@@ -223,7 +227,7 @@ def test_a_module_is_described_without_importing_it(module):
 
 def test_names_lead_to_the_one_place_they_mean(module):
     names = _api_pages.Names([module])
-    other = _api_pages.Module("games.dice", "nbs/12_x.ipynb", "x", "", {}, [_api_pages.Entry(n, None) for n in ("draw_all", "print")])
+    other = _api_pages.Module("games.dice", "n", "x", "", {}, [_api_pages.Entry(n, None) for n in ("draw_all", "print")])
     at = "reference/games_cards.md"
     for said in ("draw()", "draw(X, k=3)", "cards.draw", "games.cards.draw", "rap_analyzer.games.cards.draw"):
         assert names.find(said) == f"{at}#draw", said
@@ -270,6 +274,12 @@ def test_maths_becomes_mathml():
     with pytest.raises(SystemExit, match=r"unknown command \\nosuch"): maths("$\\nosuch{x}$")
 
 
+def test_without_mermaidx_a_diagram_stays_text(monkeypatch):
+    monkeypatch.setattr(_marks, "find_spec", lambda name: None)
+    assert maths("```mermaid\ngraph LR\n  a --> b\n```") == "```text\ngraph LR\n  a --> b\n```"
+
+
+@DRAWS
 def test_a_mermaid_fence_becomes_a_picture_for_each_mode():
     text = "```mermaid\ngraph LR\n  accDescr: One to two.\n  a[one] --> b[two]\n```"
     page = maths(f"{text}\n\nand\n\n{text}")
@@ -280,6 +290,7 @@ def test_a_mermaid_fence_becomes_a_picture_for_each_mode():
     with pytest.raises(SystemExit, match="cannot be drawn"): maths("```mermaid\ngraph LR\n  a -->\n```")
 
 
+@DRAWS
 def test_the_chapters_have_maths_and_a_diagram_that_can_be_drawn():
     texts = [_site.prose("".join(c["source"]), _site.Where(PurePosixPath(f"nbs/{p.name}"), ROOT))
              for p in BOOK for c in json.loads(p.read_text())["cells"] if c["cell_type"] == "markdown"]
