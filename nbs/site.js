@@ -130,14 +130,15 @@ if (typeof document !== "undefined") (() => {
   forms.forEach((form) => {
     const { key } = form.dataset, truth = Number(form.dataset.truth), place = `guess:${key}`;
     const choices = [...form.querySelectorAll("button[data-guess]")], out = form.querySelector(".verdict");
+    out.tabIndex = -1;
     const again = make("button", { type: "button", className: "quiet" }, "Forget my guess");
     const skip = make("button", { type: "button", className: "quiet" }, "Show without guessing");
     const drawn = (guess) => {
       const [a, b] = lab.axis(guess, truth);
-      const mark = (name, x, y) => `<circle class="${name}" cx="${x}%" cy="18" r="6"/>`
+      const mark = (name, x, y) => `<circle class="${name}" cx="${x}%" cy="30" r="6"/>`
         + `<text x="${x}%" y="${y}" text-anchor="middle">${name}</text>`;
-      return `<svg class="axis" height="48" width="100%" aria-hidden="true"><line x1="0" x2="100%" y1="18" y2="18"/>`
-        + `<line class="gap" x1="${a}%" x2="${b}%" y1="18" y2="18"/>${mark("guess", a, 42)}${mark("truth", b, 42)}</svg>`;
+      return `<svg class="axis" height="58" width="100%" aria-hidden="true"><line x1="0" x2="100%" y1="30" y2="30"/>`
+        + `<line class="gap" x1="${a}%" x2="${b}%" y1="30" y2="30"/>${mark("guess", a, 15)}${mark("truth", b, 54)}</svg>`;
     };
     const show = (guess) => {
       const chosen = choices.find((c) => c.dataset.guess === guess);
@@ -153,7 +154,7 @@ if (typeof document !== "undefined") (() => {
       open.add(key);
       show(guess);
       refresh();
-      again.focus();
+      out.focus();  // what was pressed cannot be pressed any more
     };
     choices.forEach((c) => c.addEventListener("click", () => decide(c.dataset.guess)));
     skip.addEventListener("click", () => { open.add(key); skip.hidden = true; refresh(); });
