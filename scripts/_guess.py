@@ -131,6 +131,13 @@ def questions(prose: str, n: int) -> list[str]:
     return ["What is your guess?"] * (n - len(asked)) + asked[-n:]
 
 
+def unasked(output: dict) -> dict:
+    "An output without the ledger's remark that nobody guessed: the reader of the page may have."
+    data = {mime: re.sub(r" Nobody guessed beforehand\.", "", "".join(text)) if mime.startswith("text/") else text
+            for mime, text in output.get("data", {}).items()}
+    return output | {"data": data} if data else output
+
+
 def form(ask: Ask, legend: str, truth: tuple[float, str] | None) -> str:
     "The form, as HTML: hidden until the page's script shows it."
     shown = f' data-truth="{truth[0]:.12g}" data-measured="{html.escape(truth[1])}"' if truth else ""

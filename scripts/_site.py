@@ -181,7 +181,7 @@ def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
             continue
         if re.search(r"^#\|\s*hide\b", text(c), re.M): continue
         code = re.sub(r"^#\|.*\n?", "", text(c), flags=re.M).strip("\n")
-        outputs = [fixed(o, widgets) for o in c["outputs"]]
+        outputs = [_guess.unasked(fixed(o, widgets)) if any(a.end == n for a in asked) else fixed(o, widgets) for o in c["outputs"]]
         cell = {"cell_type": "code", "metadata": {}, "source": look(text(c), bool(outputs), f"rap_analyzer.{module}") + code}
         if not code: continue
         truth = lambda a: _guess.measured(_guess.spoken(cells[a.end]["outputs"]), a.key)

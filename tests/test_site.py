@@ -80,6 +80,16 @@ def test_the_figure_is_the_one_the_ledger_says(tmp_path, value, unit, written):
     assert _guess.measured(said, "other.key") is None and _guess.measured("", "t.key") is None
 
 
+def test_the_page_does_not_say_that_nobody_guessed(tmp_path, house):
+    said = ledger.record("k", 3.0, unit="x", home=tmp_path).against_prediction(home=tmp_path)
+    output = {"output_type": "display_data", "metadata": {}, "data": {"text/plain": repr(said), "text/html": said._repr_html_()}}
+    assert "Nobody guessed" in json.dumps(output)
+    nb = test_book.notebook(cell("markdown", "# How?"), cell("code", "predict('k')"),
+                            cell("code", "record('k', 3).against_prediction()", [output]))
+    page = json.dumps(_site.chapter(nb, _site.Where(PurePosixPath("nbs/20_x.ipynb"), house)))
+    assert "k: 3x." in page and "Nobody guessed" not in page and "data-truth=\\\"3\\\"" in page
+
+
 def test_a_time_cannot_be_compared_with_a_ratio(tmp_path):
     ledger.predict("t.ms", 3, home=tmp_path)
     said = ledger.record("t.ms", 5.0, unit="ms", home=tmp_path).against_prediction(home=tmp_path).text
