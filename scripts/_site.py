@@ -128,6 +128,13 @@ def fixed(output: dict, widgets: dict) -> dict:
     return {"output_type": "display_data", "metadata": {}, "data": {"text/html": shown}}
 
 
+def told(output: dict, where: Where) -> dict:
+    "An output in which Markdown, such as that of `say`, is treated like the page's own prose."
+    data = output.get("data", {})
+    if "text/markdown" not in data: return output
+    return output | {"data": data | {"text/markdown": prose("".join(data["text/markdown"]), where)}}
+
+
 def look(source: str, has_outputs: bool, module: str) -> str:
     "How a cell's code is shown: what the package gets can be folded away, mere imports and mere tests are folded."
     fold = lambda how, said: f"#| code-fold: {how}\n#| code-summary: {said}\n"
@@ -181,7 +188,8 @@ def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
             continue
         if re.search(r"^#\|\s*hide\b", text(c), re.M): continue
         code = re.sub(r"^#\|.*\n?", "", text(c), flags=re.M).strip("\n")
-        outputs = [_guess.unasked(fixed(o, widgets)) if any(a.end == n for a in asked) else fixed(o, widgets) for o in c["outputs"]]
+        outputs = [told(fixed(o, widgets), where) for o in c["outputs"]]
+        if any(a.end == n for a in asked): outputs = [_guess.unasked(o) for o in outputs]
         cell = {"cell_type": "code", "metadata": {}, "source": look(text(c), bool(outputs), f"rap_analyzer.{module}") + code}
         if not code: continue
         truth = lambda a: _guess.measured(_guess.spoken(cells[a.end]["outputs"]), a.key)

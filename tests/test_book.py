@@ -154,11 +154,11 @@ def test_book_and_docs_from_the_command_line(house, capsys):
     assert {r["status"] for r in book().values()} == {"passed"} and "exercises/21_x.ipynb ..." not in passed.stderr
     assert _book.run(house, "smoke", "nothing") == 2
 
-    made = script("_site.py", "--no-run")
+    made = script("_site.py", "--no-run", "--renderer", "smalldocs")
     assert made.returncode == 0 and "7 pages in _build/site, 0 problems" in made.stdout, made.stdout + made.stderr
     look_at_the_site(house / "_build" / "site")
     put(chapter, cell("markdown", "# Changed?"))  # an old result is shown, and said to be old
-    assert _site.make(house, None) == 0 and "changed code: nbs/01_lab.ipynb\n" in capsys.readouterr().err
+    assert _site.make(house, None, "smalldocs") == 0 and "changed code: nbs/01_lab.ipynb\n" in capsys.readouterr().err
 
 
 def look_at_the_site(site: Path) -> None:

@@ -284,6 +284,13 @@ def test_maths_becomes_mathml():
     with pytest.raises(SystemExit, match=r"unknown command \\nosuch"): maths("$\\nosuch{x}$")
 
 
+def test_what_a_cell_says_is_prose_too(house):
+    said = {"output_type": "display_data", "metadata": {}, "data": {"text/plain": "$n^2$", "text/markdown": "is $n^2$"}}
+    nb = test_book.notebook(cell("markdown", "# How?"), cell("code", "say('is $n^2$')", [said]))
+    page = _site.chapter(nb, _site.Where(PurePosixPath("nbs/20_x.ipynb"), house))
+    assert "<msup>" in page["cells"][-1]["outputs"][0]["data"]["text/markdown"]
+
+
 def test_without_mermaidx_a_diagram_stays_text(monkeypatch):
     monkeypatch.setattr(_marks, "find_spec", lambda name: None)
     assert maths("```mermaid\ngraph LR\n  a --> b\n```") == "```text\ngraph LR\n  a --> b\n```"
