@@ -18,6 +18,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'rap_analyzer.cli.main': ('cli.html#main', 'rap_analyzer/cli.py'),
                                   'rap_analyzer.cli.measure_first': ('cli.html#measure_first', 'rap_analyzer/cli.py'),
                                   'rap_analyzer.cli.open_lab': ('cli.html#open_lab', 'rap_analyzer/cli.py'),
+                                  'rap_analyzer.cli.play': ('cli.html#play', 'rap_analyzer/cli.py'),
                                   'rap_analyzer.cli.serve': ('cli.html#serve', 'rap_analyzer/cli.py'),
                                   'rap_analyzer.cli.setup': ('cli.html#setup', 'rap_analyzer/cli.py'),
                                   'rap_analyzer.cli.show': ('cli.html#show', 'rap_analyzer/cli.py'),

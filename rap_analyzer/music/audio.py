@@ -8,7 +8,7 @@ __all__ = ['REASONS', 'LOWEST_SR', 'HIGHEST_SR', 'SOUND', 'OTHER', 'MAX_BYTES', 
            'opened', 'not_sound', 'decoded', 'fit', 'load', 'sections', 'clipped', 'loudest_second', 'validate', 'mp3',
            'outline', 'player', 'spectrogram', 'to_mel', 'mel_bands', 'mel', 'clip_plot']
 
-# %% ../../nbs/11_music_audio.ipynb #e965705c
+# %% ../../nbs/11_music_audio.ipynb #8a54380d
 import base64
 import html
 import io
@@ -32,7 +32,7 @@ from ..core import LabError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../../nbs/11_music_audio.ipynb #fbf5f244
+# %% ../../nbs/11_music_audio.ipynb #2107ffce
 REASONS = {
     "missing": "there is no such file", "empty": "the file has no bytes, or no sound", "too_big": "more bytes than we take",
     "not_audio": "the content is something else, whatever the name says", "truncated": "the file ends before its sound does",
@@ -48,7 +48,7 @@ class BadAudio(ValueError):
         super().__init__(text)
         self.reason = reason
 
-# %% ../../nbs/11_music_audio.ipynb #debc6045
+# %% ../../nbs/11_music_audio.ipynb #ec86c7ea
 LOWEST_SR, HIGHEST_SR = 1_000, 768_000  # Hz
 
 
@@ -71,7 +71,7 @@ class Clip:
         object.__setattr__(self, "sr", int(sr))
         x.flags.writeable = False
 
-# %% ../../nbs/11_music_audio.ipynb #d87ad2f7
+# %% ../../nbs/11_music_audio.ipynb #9adb3054
 def decibels(x: float | np.ndarray, floor: float = -120.0) -> float | np.ndarray:
     "An amplitude as dBFS; nothing is below `floor`."
     return np.maximum(20 * np.log10(np.maximum(np.abs(x), 1e-12)), floor)
@@ -89,7 +89,7 @@ def __repr__(self: Clip) -> str:
     peak, rms = decibels(np.abs(x).max()), decibels(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
     return f"Clip({self.seconds:.2f} s, {self.sr:,} Hz, peak {peak:.1f} dBFS, RMS {rms:.1f} dBFS)"
 
-# %% ../../nbs/11_music_audio.ipynb #97aef8b4
+# %% ../../nbs/11_music_audio.ipynb #0e42fa8c
 def wav(clip: Clip) -> bytes:  # 16 bits, mono
     "The clip as a WAV file."
     pcm = np.clip(np.rint(clip.samples.astype(np.float64) * 32_768), -32_768, 32_767).astype("<i2")
@@ -113,7 +113,7 @@ def save(clip: Clip, path: str | Path) -> Path:  # where it lies
         raise LabError(f"cannot write {path}: {e.strerror}.") from None
     return path
 
-# %% ../../nbs/11_music_audio.ipynb #697bc9e2
+# %% ../../nbs/11_music_audio.ipynb #b24ca866
 SOUND = ((0, b"RIFF", "WAV"), (0, b"RF64", "WAV"), (0, b"fLaC", "FLAC"), (0, b"OggS", "OGG"), (0, b"ID3", "MP3"),
          (0, b"FORM", "AIFF"))
 OTHER = (
@@ -133,7 +133,7 @@ def content(head: bytes) -> str:  # "WAV", "FLAC", "OGG", "MP3", "AIFF", or word
     if b"<html" in head[:1_000].lower() or b"<!doctype" in head[:1_000].lower(): return "a web page"
     return "something unknown" if b"\0" in head or sum(c < 9 for c in head) else "text"
 
-# %% ../../nbs/11_music_audio.ipynb #d64c1943
+# %% ../../nbs/11_music_audio.ipynb #a7819f16
 def wav_ends_early(f: BinaryIO, size: int) -> bool:
     "Whether a RIFF file announces more bytes of sound than it has; streams that never knew (0 or all ones) are believed."
     f.seek(12)
@@ -152,7 +152,7 @@ def ogg_ends_early(f: BinaryIO, size: int) -> bool:
     if len(page) < 27 or len(page) < 27 + page[26]: return True
     return len(page) < 27 + page[26] + sum(page[27:27 + page[26]])
 
-# %% ../../nbs/11_music_audio.ipynb #7992bab8
+# %% ../../nbs/11_music_audio.ipynb #59ebd6e1
 MAX_BYTES = 100_000_000
 MAX_S = 3_600  # an hour in memory; more goes through `sections`
 
@@ -176,13 +176,13 @@ def opened(source: str | Path | bytes) -> Iterator[tuple[soundfile.SoundFile, st
         except soundfile.SoundFileError: raise not_sound(name, kind) from None
         with sound: yield sound, name
 
-# %% ../../nbs/11_music_audio.ipynb #d81a9a83
+# %% ../../nbs/11_music_audio.ipynb #45b42289
 def not_sound(name: str, kind: str) -> BadAudio:
     "The error for content that libsndfile does not open."
     if kind in {k for _, _, k in SOUND}: return BadAudio("damaged", f"{name} begins like {kind}, but cannot be decoded")
     return BadAudio("not_audio", f"{name} is {kind}, not sound we can read: WAV, FLAC, OGG, MP3 or AIFF, please")
 
-# %% ../../nbs/11_music_audio.ipynb #1f1d40d9
+# %% ../../nbs/11_music_audio.ipynb #29417ffe
 BLOCK = 2**19  # frames decoded at once
 
 
@@ -205,7 +205,7 @@ def decoded(sound: soundfile.SoundFile, name: str, sr: int | None = None) -> Ite
         raise BadAudio("truncated", f"{name} was cut off after {had / rate:.1f} s of {announced / rate:.1f}: copy it again")
     if stream: yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
-# %% ../../nbs/11_music_audio.ipynb #0ae2f1a5
+# %% ../../nbs/11_music_audio.ipynb #a19b5701
 def fit(x: np.ndarray) -> np.ndarray:  # the same samples, in -1..1
     "Samples that overshoot (float files and lossy formats may) scaled down; others as they are."
     peak = max(x.max(initial=0), -x.min(initial=0))
@@ -228,7 +228,7 @@ def load(
     if n < min_s * rate: raise BadAudio("too_short", f"{name} lasts {n / rate:.2f} s; at least {min_s:g} s are needed")
     return Clip(fit(np.concatenate(parts)), rate)
 
-# %% ../../nbs/11_music_audio.ipynb #cac51838
+# %% ../../nbs/11_music_audio.ipynb #2631a309
 def sections(
     source: str | Path | bytes,  # a file, or what was in it
     seconds: float = 30,  # how long a section is; the last one is shorter
@@ -246,7 +246,7 @@ def sections(
             kept, n = [whole[n - n % size:]], n % size
     if n: yield Clip(fit(np.concatenate(kept)), sr)
 
-# %% ../../nbs/11_music_audio.ipynb #5c15f954
+# %% ../../nbs/11_music_audio.ipynb #a5830d8a
 SILENT_DB, QUIET_DB = -70.0, -40.0  # RMS of the loudest second, dBFS
 FLAT = 1e-3  # share of samples in flat peaks from which on a clip counts as clipped
 
@@ -258,7 +258,7 @@ def clipped(clip: Clip) -> float:  # 0..1
     runs = top[:-2] & top[1:-1] & top[2:]
     return float(runs.mean()) if runs.size else 0.0
 
-# %% ../../nbs/11_music_audio.ipynb #292ad4bd
+# %% ../../nbs/11_music_audio.ipynb #87234e27
 def loudest_second(clip: Clip) -> float:  # dBFS
     "The RMS of the loudest second."
     x = np.square(clip.samples, dtype=np.float64)
@@ -280,7 +280,7 @@ def validate(
     if offset > 0.02: found.append(f"off centre by {offset:.2f}: a constant was added")
     return found
 
-# %% ../../nbs/11_music_audio.ipynb #29f2b02d
+# %% ../../nbs/11_music_audio.ipynb #2a9b0a7d
 SHOWN_S = 60  # a player holds no more
 
 
@@ -302,7 +302,7 @@ def outline(clip: Clip, columns: int = 300) -> str:  # a path in a box of 600 x 
     points = [*zip(at, 30 - 29 * high, strict=True), *zip(at[::-1], 30 - 29 * low[::-1], strict=True)]
     return "M" + "L".join(f"{a:.0f} {b:.1f}" for a, b in points) + "Z"
 
-# %% ../../nbs/11_music_audio.ipynb #f432c718
+# %% ../../nbs/11_music_audio.ipynb #53dbabf4
 def player(
     clip: Clip,  # at most a minute of it is embedded
     label: str = "",  # what is to be heard, in words
@@ -320,7 +320,7 @@ def player(
 @patch
 def _repr_html_(self: Clip) -> str: return player(self)
 
-# %% ../../nbs/11_music_audio.ipynb #5d9bca38
+# %% ../../nbs/11_music_audio.ipynb #303aee94
 def spectrogram(
     clip: Clip,
     size: int = 1_024,  # samples in a frame
@@ -335,7 +335,7 @@ def spectrogram(
         power[:, i:i + 512] = (np.abs(np.fft.rfft(frames[i:i + 512] * window, axis=1)) ** 2).T
     return power
 
-# %% ../../nbs/11_music_audio.ipynb #f6a657de
+# %% ../../nbs/11_music_audio.ipynb #4a180795
 def to_mel(hz: float | np.ndarray) -> float | np.ndarray:
     "Hertz as mel (O'Shaughnessy 1987): equal steps sound equally far apart."
     return 2_595 * np.log10(1 + hz / 700)
@@ -359,7 +359,7 @@ def mel(clip: Clip, bands: int = 64, size: int = 1_024, hop: int = 256) -> np.nd
     power = mel_bands(clip.sr, size, bands)[0] @ spectrogram(clip, size, hop)
     return np.maximum(10 * np.log10(power / (size / 4) ** 2 + 1e-10), -100).astype(np.float32)
 
-# %% ../../nbs/11_music_audio.ipynb #f1b168db
+# %% ../../nbs/11_music_audio.ipynb #8f032dd2
 def clip_plot(
     clip: Clip,
     beats: Sequence[float] = (),  # where the beats are, s
@@ -376,9 +376,9 @@ def clip_plot(
     picture, centres = mel(clip, bands), mel_bands(clip.sr, 1_024, bands)[1]
     box = 0, clip.seconds, -0.5, bands - 0.5
     shown = mel_ax.imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=-80, vmax=0, extent=box)
-    ticks = [int(np.abs(centres - hz).argmin()) for hz in (100, 300, 1_000, 3_000, 8_000) if hz < clip.sr / 2]
-    mel_ax.set_yticks(ticks, [f"{centres[i]:,.0f}" for i in ticks])
-    for ax in (wave_ax, mel_ax): ax.vlines(beats, 0, 1, transform=ax.get_xaxis_transform(), color="#d62", lw=0.8)
+    shown_hz = [hz for hz in (100, 300, 1_000, 3_000, 8_000) if hz < clip.sr / 2]
+    mel_ax.set_yticks(np.interp(shown_hz, centres, np.arange(bands)), [f"{hz:,}" for hz in shown_hz])
+    for ax, c in ((wave_ax, "#d62"), (mel_ax, "#7df")): ax.vlines(beats, 0, 1, transform=ax.get_xaxis_transform(), color=c, lw=0.8)
     wave_ax.set(ylabel="sample, -1..1", ylim=(-1, 1), title=title)
     mel_ax.set(xlabel="time, s" + (" (lines: beats)" if len(beats) else ""), ylabel="frequency, Hz (mel)", xlim=(0, clip.seconds))
     fig.colorbar(shown, ax=mel_ax, label="dB")
