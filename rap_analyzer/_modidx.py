@@ -224,6 +224,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'rap_analyzer.music.audio.decibels': ('music_audio.html#decibels', 'rap_analyzer/music/audio.py'),
                                           'rap_analyzer.music.audio.decoded': ('music_audio.html#decoded', 'rap_analyzer/music/audio.py'),
                                           'rap_analyzer.music.audio.fit': ('music_audio.html#fit', 'rap_analyzer/music/audio.py'),
+                                          'rap_analyzer.music.audio.in_words': ('music_audio.html#in_words', 'rap_analyzer/music/audio.py'),
                                           'rap_analyzer.music.audio.load': ('music_audio.html#load', 'rap_analyzer/music/audio.py'),
                                           'rap_analyzer.music.audio.loudest_second': ( 'music_audio.html#loudest_second',
                                                                                        'rap_analyzer/music/audio.py'),

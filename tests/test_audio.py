@@ -222,8 +222,9 @@ def test_mel_of_halves_is_six_decibels_lower():
 
 
 def test_clip_plot_has_labels_with_units():
-    fig = clip_plot(Clip(tone(1), SR), [0, 0.5], "A tone")
-    wave_ax, mel_ax, bar = fig.axes
+    picture = clip_plot(Clip(tone(1), SR), [0, 0.5], "A tone")
+    assert all(word in picture.text for word in ("A tone", "2 beats", "Hz", "1.00 s")) and "<img" in picture._repr_html_()
+    wave_ax, mel_ax, bar = picture.figure.axes
     assert wave_ax.get_title() == "A tone" and bar.get_ylabel() == "dB"
     assert ", s" in mel_ax.get_xlabel() and "Hz" in mel_ax.get_ylabel()
     assert len(mel_ax.collections[0].get_segments()) == 2

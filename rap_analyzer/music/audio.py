@@ -6,9 +6,9 @@
 __all__ = ['REASONS', 'LOWEST_SR', 'HIGHEST_SR', 'SOUND', 'OTHER', 'MAX_BYTES', 'MAX_S', 'BLOCK', 'SILENT_DB', 'QUIET_DB', 'FLAT',
            'SHOWN_S', 'BadAudio', 'Clip', 'decibels', 'wav', 'save', 'content', 'wav_ends_early', 'ogg_ends_early',
            'opened', 'not_sound', 'decoded', 'fit', 'load', 'sections', 'clipped', 'loudest_second', 'validate', 'mp3',
-           'outline', 'player', 'spectrogram', 'to_mel', 'mel_bands', 'mel', 'clip_plot']
+           'outline', 'player', 'spectrogram', 'to_mel', 'mel_bands', 'mel', 'in_words', 'clip_plot']
 
-# %% ../../nbs/11_music_audio.ipynb #8a54380d
+# %% ../../nbs/11_music_audio.ipynb #20c35108
 import base64
 import html
 import io
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -28,11 +28,9 @@ import soxr
 from fastcore.basics import patch
 
 from ..core import LabError
+from ..ledger import Picture
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# %% ../../nbs/11_music_audio.ipynb #2107ffce
+# %% ../../nbs/11_music_audio.ipynb #778681e9
 REASONS = {
     "missing": "there is no such file", "empty": "the file has no bytes, or no sound", "too_big": "more bytes than we take",
     "not_audio": "the content is something else, whatever the name says", "truncated": "the file ends before its sound does",
@@ -48,7 +46,7 @@ class BadAudio(ValueError):
         super().__init__(text)
         self.reason = reason
 
-# %% ../../nbs/11_music_audio.ipynb #ec86c7ea
+# %% ../../nbs/11_music_audio.ipynb #8882876b
 LOWEST_SR, HIGHEST_SR = 1_000, 768_000  # Hz
 
 
@@ -71,7 +69,7 @@ class Clip:
         object.__setattr__(self, "sr", int(sr))
         x.flags.writeable = False
 
-# %% ../../nbs/11_music_audio.ipynb #9adb3054
+# %% ../../nbs/11_music_audio.ipynb #96eeabeb
 def decibels(x: float | np.ndarray, floor: float = -120.0) -> float | np.ndarray:
     "An amplitude as dBFS; nothing is below `floor`."
     return np.maximum(20 * np.log10(np.maximum(np.abs(x), 1e-12)), floor)
@@ -89,7 +87,7 @@ def __repr__(self: Clip) -> str:
     peak, rms = decibels(np.abs(x).max()), decibels(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
     return f"Clip({self.seconds:.2f} s, {self.sr:,} Hz, peak {peak:.1f} dBFS, RMS {rms:.1f} dBFS)"
 
-# %% ../../nbs/11_music_audio.ipynb #0e42fa8c
+# %% ../../nbs/11_music_audio.ipynb #ba817f71
 def wav(clip: Clip) -> bytes:  # 16 bits, mono
     "The clip as a WAV file."
     pcm = np.clip(np.rint(clip.samples.astype(np.float64) * 32_768), -32_768, 32_767).astype("<i2")
@@ -113,7 +111,7 @@ def save(clip: Clip, path: str | Path) -> Path:  # where it lies
         raise LabError(f"cannot write {path}: {e.strerror}.") from None
     return path
 
-# %% ../../nbs/11_music_audio.ipynb #b24ca866
+# %% ../../nbs/11_music_audio.ipynb #6ebca39b
 SOUND = ((0, b"RIFF", "WAV"), (0, b"RF64", "WAV"), (0, b"fLaC", "FLAC"), (0, b"OggS", "OGG"), (0, b"ID3", "MP3"),
          (0, b"FORM", "AIFF"))
 OTHER = (
@@ -133,7 +131,7 @@ def content(head: bytes) -> str:  # "WAV", "FLAC", "OGG", "MP3", "AIFF", or word
     if b"<html" in head[:1_000].lower() or b"<!doctype" in head[:1_000].lower(): return "a web page"
     return "something unknown" if b"\0" in head or sum(c < 9 for c in head) else "text"
 
-# %% ../../nbs/11_music_audio.ipynb #a7819f16
+# %% ../../nbs/11_music_audio.ipynb #008a8902
 def wav_ends_early(f: BinaryIO, size: int) -> bool:
     "Whether a RIFF file announces more bytes of sound than it has; streams that never knew (0 or all ones) are believed."
     f.seek(12)
@@ -152,7 +150,7 @@ def ogg_ends_early(f: BinaryIO, size: int) -> bool:
     if len(page) < 27 or len(page) < 27 + page[26]: return True
     return len(page) < 27 + page[26] + sum(page[27:27 + page[26]])
 
-# %% ../../nbs/11_music_audio.ipynb #59ebd6e1
+# %% ../../nbs/11_music_audio.ipynb #a02f3fa2
 MAX_BYTES = 100_000_000
 MAX_S = 3_600  # an hour in memory; more goes through `sections`
 
@@ -176,13 +174,13 @@ def opened(source: str | Path | bytes) -> Iterator[tuple[soundfile.SoundFile, st
         except soundfile.SoundFileError: raise not_sound(name, kind) from None
         with sound: yield sound, name
 
-# %% ../../nbs/11_music_audio.ipynb #45b42289
+# %% ../../nbs/11_music_audio.ipynb #b4c01e48
 def not_sound(name: str, kind: str) -> BadAudio:
     "The error for content that libsndfile does not open."
     if kind in {k for _, _, k in SOUND}: return BadAudio("damaged", f"{name} begins like {kind}, but cannot be decoded")
     return BadAudio("not_audio", f"{name} is {kind}, not sound we can read: WAV, FLAC, OGG, MP3 or AIFF, please")
 
-# %% ../../nbs/11_music_audio.ipynb #29417ffe
+# %% ../../nbs/11_music_audio.ipynb #328af344
 BLOCK = 2**19  # frames decoded at once
 
 
@@ -205,7 +203,7 @@ def decoded(sound: soundfile.SoundFile, name: str, sr: int | None = None) -> Ite
         raise BadAudio("truncated", f"{name} was cut off after {had / rate:.1f} s of {announced / rate:.1f}: copy it again")
     if stream: yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
-# %% ../../nbs/11_music_audio.ipynb #a19b5701
+# %% ../../nbs/11_music_audio.ipynb #a3aefef9
 def fit(x: np.ndarray) -> np.ndarray:  # the same samples, in -1..1
     "Samples that overshoot (float files and lossy formats may) scaled down; others as they are."
     peak = max(x.max(initial=0), -x.min(initial=0))
@@ -228,7 +226,7 @@ def load(
     if n < min_s * rate: raise BadAudio("too_short", f"{name} lasts {n / rate:.2f} s; at least {min_s:g} s are needed")
     return Clip(fit(np.concatenate(parts)), rate)
 
-# %% ../../nbs/11_music_audio.ipynb #2631a309
+# %% ../../nbs/11_music_audio.ipynb #9fa13e6c
 def sections(
     source: str | Path | bytes,  # a file, or what was in it
     seconds: float = 30,  # how long a section is; the last one is shorter
@@ -246,7 +244,7 @@ def sections(
             kept, n = [whole[n - n % size:]], n % size
     if n: yield Clip(fit(np.concatenate(kept)), sr)
 
-# %% ../../nbs/11_music_audio.ipynb #a5830d8a
+# %% ../../nbs/11_music_audio.ipynb #9f509de2
 SILENT_DB, QUIET_DB = -70.0, -40.0  # RMS of the loudest second, dBFS
 FLAT = 1e-3  # share of samples in flat peaks from which on a clip counts as clipped
 
@@ -258,7 +256,7 @@ def clipped(clip: Clip) -> float:  # 0..1
     runs = top[:-2] & top[1:-1] & top[2:]
     return float(runs.mean()) if runs.size else 0.0
 
-# %% ../../nbs/11_music_audio.ipynb #87234e27
+# %% ../../nbs/11_music_audio.ipynb #9390f6e6
 def loudest_second(clip: Clip) -> float:  # dBFS
     "The RMS of the loudest second."
     x = np.square(clip.samples, dtype=np.float64)
@@ -280,7 +278,7 @@ def validate(
     if offset > 0.02: found.append(f"off centre by {offset:.2f}: a constant was added")
     return found
 
-# %% ../../nbs/11_music_audio.ipynb #2a9b0a7d
+# %% ../../nbs/11_music_audio.ipynb #7a3cbbad
 SHOWN_S = 60  # a player holds no more
 
 
@@ -302,7 +300,7 @@ def outline(clip: Clip, columns: int = 300) -> str:  # a path in a box of 600 x 
     points = [*zip(at, 30 - 29 * high, strict=True), *zip(at[::-1], 30 - 29 * low[::-1], strict=True)]
     return "M" + "L".join(f"{a:.0f} {b:.1f}" for a, b in points) + "Z"
 
-# %% ../../nbs/11_music_audio.ipynb #53dbabf4
+# %% ../../nbs/11_music_audio.ipynb #501ae103
 def player(
     clip: Clip,  # at most a minute of it is embedded
     label: str = "",  # what is to be heard, in words
@@ -320,7 +318,7 @@ def player(
 @patch
 def _repr_html_(self: Clip) -> str: return player(self)
 
-# %% ../../nbs/11_music_audio.ipynb #303aee94
+# %% ../../nbs/11_music_audio.ipynb #43e5a753
 def spectrogram(
     clip: Clip,
     size: int = 1_024,  # samples in a frame
@@ -335,7 +333,7 @@ def spectrogram(
         power[:, i:i + 512] = (np.abs(np.fft.rfft(frames[i:i + 512] * window, axis=1)) ** 2).T
     return power
 
-# %% ../../nbs/11_music_audio.ipynb #4a180795
+# %% ../../nbs/11_music_audio.ipynb #a8893ecf
 def to_mel(hz: float | np.ndarray) -> float | np.ndarray:
     "Hertz as mel (O'Shaughnessy 1987): equal steps sound equally far apart."
     return 2_595 * np.log10(1 + hz / 700)
@@ -359,13 +357,21 @@ def mel(clip: Clip, bands: int = 64, size: int = 1_024, hop: int = 256) -> np.nd
     power = mel_bands(clip.sr, size, bands)[0] @ spectrogram(clip, size, hop)
     return np.maximum(10 * np.log10(power / (size / 4) ** 2 + 1e-10), -100).astype(np.float32)
 
-# %% ../../nbs/11_music_audio.ipynb #8f032dd2
+# %% ../../nbs/11_music_audio.ipynb #25d60425
+def in_words(clip: Clip, picture: np.ndarray, centres: np.ndarray, beats: Sequence[float], title: str) -> str:
+    "What `clip_plot` shows, for those who do not see it."
+    power = 10 ** (picture.astype(np.float64) / 10)
+    loudest, first = centres[power.sum(axis=1).argmax()], power.sum(axis=0).argmax() * clip.seconds / picture.shape[1]
+    said = f"{len(beats)} beats, the first at {beats[0]:.2f} s, the last at {beats[-1]:.2f} s" if len(beats) else "no beats drawn"
+    return f"{title or 'A clip'}: {clip!r}; loudest around {loudest:,.0f} Hz, and at {first:.2f} s; {said}."
+
+# %% ../../nbs/11_music_audio.ipynb #e40d1744
 def clip_plot(
     clip: Clip,
     beats: Sequence[float] = (),  # where the beats are, s
     title: str = "",
     bands: int = 64,  # rows of the mel spectrogram
-) -> "Figure":
+) -> Picture:  # `.figure` is matplotlib's
     "Waveform and mel spectrogram on one time axis, with the beat grid over both."
     from matplotlib.figure import Figure
     fig = Figure(figsize=(8, 3.8), layout="constrained")
@@ -382,4 +388,4 @@ def clip_plot(
     wave_ax.set(ylabel="sample, -1..1", ylim=(-1, 1), title=title)
     mel_ax.set(xlabel="time, s" + (" (lines: beats)" if len(beats) else ""), ylabel="frequency, Hz (mel)", xlim=(0, clip.seconds))
     fig.colorbar(shown, ax=mel_ax, label="dB")
-    return fig
+    return Picture(in_words(clip, picture, centres, beats, title), fig)

@@ -6,14 +6,14 @@
 __all__ = ['SR', 'STEPS', 'LONGEST_S', 'PARTS', 'METAL', 'PIECES', 'KITS', 'STYLES', 'PATTERNS', 'LOUD', 'FEEL', 'SCALES',
            'PROGRESSIONS', 'LEANS', 'BASS', 'LOOPS', 'LEAD', 'TIMBRES', 'MIXES', 'WHINE', 'GM', 'Chance', 'hiss',
            'band', 'sweep', 'kick', 'snare', 'clap', 'hat', 'two_tone', 'shout', 'shot', 'when', 'marks', 'fills',
-           'Strike', 'strikes', 'play_kit', 'pitch', 'chord', 'Note', 'Frame', 'bass_part', 'lead_part', 'loop_part',
+           'Frame', 'Strike', 'strikes', 'play_kit', 'pitch', 'chord', 'Note', 'bass_part', 'lead_part', 'loop_part',
            'read_facts', 'check_number', 'compose', 'beats', 'overtones', 'note', 'play_notes', 'glide', 'Mix',
            'record_noise', 'worn', 'fast_size', 'room', 'squeeze', 'rms', 'finish', 'render', 'read_onset', 'drums']
 
-# %% ../../nbs/12_music_render.ipynb #ddb63db9
+# %% ../../nbs/12_music_render.ipynb #17a31627
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ SR = 22_050  # Hz
 STEPS = 16  # a bar of four beats, in sixteenths
 LONGEST_S = 1_200  # more is refused: it would not fit into memory
 
-# %% ../../nbs/12_music_render.ipynb #d54a0446
+# %% ../../nbs/12_music_render.ipynb #e8da2d11
 PARTS = {"song": 40, "artist": 41, "feel": 42, "dust": 43}  # regions of the catalog's random stream
 
 
@@ -49,7 +49,7 @@ class Chance:
         "One of the options."
         return options[int(self.uniform(1)[0] * len(options))]
 
-# %% ../../nbs/12_music_render.ipynb #cab90452
+# %% ../../nbs/12_music_render.ipynb #ab0d1d81
 def hiss(n: int, which: int) -> np.ndarray:  # -1..1, shape (n,)
     "White noise, the same on every machine."
     return 2 * Chance("dust", which, 7).uniform(n) - 1
@@ -67,7 +67,7 @@ def sweep(t: np.ndarray, high: float, low: float, fall_s: float) -> np.ndarray:
     "A sine that falls from one frequency to another."
     return np.sin(2 * np.pi * (low * t + (high - low) * fall_s * (1 - np.exp(-t / fall_s))))
 
-# %% ../../nbs/12_music_render.ipynb #8f93ddc7
+# %% ../../nbs/12_music_render.ipynb #7cf6ef3b
 def kick(t: np.ndarray, sr: int, low: float, high: float, decay: float, click: float) -> np.ndarray:
     "A skin: a falling sine, and the click of the beater."
     return sweep(t, high, low, 0.02) * np.exp(-t / decay) + click * band(hiss(len(t), 1), sr, 900, 6_000) * np.exp(-t / 0.004)
@@ -85,7 +85,7 @@ def clap(t: np.ndarray, sr: int, apart: float, tail: float, low: float, high: fl
     room = np.where(t >= 3 * apart, 0.5 * np.exp(-(t - 3 * apart) / tail), 0)
     return band(hiss(len(t), 3), sr, low, high) * (hands + room)
 
-# %% ../../nbs/12_music_render.ipynb #54bffa42
+# %% ../../nbs/12_music_render.ipynb #1e9856ac
 METAL = 205.3, 304.4, 369.6, 522.7, 540.0, 800.0  # Hz: the six oscillators of a classic analog hi-hat
 
 
@@ -106,7 +106,7 @@ def shout(t: np.ndarray, sr: int, pitch: float, decay: float, one: float, two: f
     mouth = band(voices, sr, one / 1.4, one * 1.4) + 0.7 * band(voices, sr, two / 1.3, two * 1.3)
     return mouth * np.minimum(t / 0.02, 1) * np.exp(-t / decay)
 
-# %% ../../nbs/12_music_render.ipynb #410eb3d6
+# %% ../../nbs/12_music_render.ipynb #0293101b
 PIECES = {  # how each piece is made: function, its numbers, how long (s), how loud
     "kick": (kick, (55, 210, 0.13, 0.4), 0.6, 1.0), "snare": (snare, (190, 0.12, 1_000, 7_000), 0.5, 0.75),
     "clap": (clap, (0.010, 0.12, 900, 4_500), 0.5, 0.7), "hat": (hat, (1.0, 0.035, 6_500, 0.4), 0.2, 0.45),
@@ -128,7 +128,7 @@ KITS = {  # what a style changes
 }
 STYLES = tuple(KITS)
 
-# %% ../../nbs/12_music_render.ipynb #973e51e6
+# %% ../../nbs/12_music_render.ipynb #3a149580
 @lru_cache(maxsize=128)
 def shot(piece: str, style: str, tune: int, sr: int) -> np.ndarray:  # float64, shape (n,), peak = how loud it is
     "One stroke on one piece of a style's kit, tuned by so many semitones; made once, read only."
@@ -140,7 +140,7 @@ def shot(piece: str, style: str, tune: int, sr: int) -> np.ndarray:  # float64, 
     x.flags.writeable = False
     return x
 
-# %% ../../nbs/12_music_render.ipynb #3cd78f5c
+# %% ../../nbs/12_music_render.ipynb #5ed3baeb
 def when(
     steps: np.ndarray,  # places in the grid, in sixteenths from the start; fractions allowed
     bpm: float,
@@ -151,7 +151,7 @@ def when(
     moved = np.where(inside < 1, inside * 2 * swing, 2 * swing + (inside - 1) * 2 * (1 - swing))
     return (2 * pair + moved) * 15 / bpm
 
-# %% ../../nbs/12_music_render.ipynb #a6199bb0
+# %% ../../nbs/12_music_render.ipynb #5cbfdaac
 PATTERNS = {  # two bars in turn: X loud, x, o, g a ghost; a digit is so many strokes within two steps
     "boom bap": {
         "kick": ("X.......x.X..... X..x......X...x.", "X......x..X..x.. X.....x...X....o", "X..x....x.X..... X......x.xX....."),
@@ -170,7 +170,7 @@ PATTERNS = {  # two bars in turn: X loud, x, o, g a ghost; a digit is so many st
         "rim": ("...g..g....g.... ......g..g......", "......g....g..g. ...g......g.....")},
 }
 
-# %% ../../nbs/12_music_render.ipynb #c2b5920e
+# %% ../../nbs/12_music_render.ipynb #72fdb7d5
 PATTERNS |= {
     "g-funk": {
         "kick": ("X.....x.X.x..... X..x..x.X.......", "X......xX.....x. X.....x.X..x...."),
@@ -184,7 +184,7 @@ PATTERNS |= {
         "ride": ("................ ........g.......", "o............... ................")},
     "crunk": {
         "kick": ("X..x..x...x.x... X..x..x...x...x.", "X.....x...X..x.. X..x......X..xx."),
-        "clap": ("....X.......X... ....X.......X.x.",), "snare": ("....x.......x... ....x.......x..8",),
+        "clap": ("....X.......X... ....X.......X.x.",), "snare": ("....x.......x... ....x.......x.8.",),
         "hat": ("x.o.x.o.x.o.x.o. x.o.x.o.x.o.x.4.",),
         "cowbell": ("................ ................", "x..x..x.....x... ................"),
         "hey": ("..x...x...x...x. ..x...x...x...x.", "......x.......x. ......x.......x.")},
@@ -193,7 +193,7 @@ LOUD = {"X": 1.0, "x": 0.78, "o": 0.52, "g": 0.28}
 FEEL = {"boom bap": (0.005, 0), "trap": (0.001, 0), "drill": (0.001, 0), "g-funk": (0.003, 0.004), "lo-fi": (0.007, 0.014),
         "crunk": (0.001, 0)}  # how loose the timing is, how late the snare (s)
 
-# %% ../../nbs/12_music_render.ipynb #31837103
+# %% ../../nbs/12_music_render.ipynb #528803a1
 def marks(pattern: str) -> Iterator[tuple[float, float]]:  # (step, velocity)
     "The strokes of a pattern; a roll gets louder towards its end."
     for step, c in enumerate(pattern.replace(" ", "")):
@@ -207,7 +207,27 @@ def fills(bars: int) -> np.ndarray:  # (step, velocity), shape (n, 2)
     last = [STEPS * b for b in range(7, bars, 8)]
     return np.array([(b + s, v) for b in last for s, v in ((10, 0.4), (11, 0.5), (13, 0.6), (14, 0.7), (15, 0.8))]).reshape(-1, 2)
 
-# %% ../../nbs/12_music_render.ipynb #21b397cb
+# %% ../../nbs/12_music_render.ipynb #fb5e291e
+@dataclass(frozen=True)
+class Frame:
+    "What all players agree on: style, tempo, swing, key, and the chord of each bar."
+    style: str
+    bpm: float
+    swing: float
+    tonic: int  # 0 is C
+    minor: bool
+    degrees: tuple[int, ...] = ()
+    groove: float = 0.0  # 0..1: which pattern the kick and the bass agree on
+
+    def line(self, rhythm: str) -> list[tuple[int, float, bool, int, float]]:  # (step, velocity, tied, degree, s)
+        "A two-bar rhythm over all bars; t is tied to the note before."
+        one = [(s, LOUD.get(c, 0.8), c == "t") for s, c in enumerate(rhythm.replace(" ", "")) if c != "."]
+        every = [(s + 2 * STEPS * i, v, t) for i in range((len(self.degrees) + 1) // 2) for s, v, t in one]
+        every = [e for e in every if e[0] < STEPS * len(self.degrees)]
+        at = when(np.array([e[0] for e in every]), self.bpm, self.swing).tolist()
+        return [(*e, self.degrees[e[0] // STEPS], a) for e, a in zip(every, at, strict=True)]
+
+# %% ../../nbs/12_music_render.ipynb #14e057b3
 class Strike(NamedTuple):
     "A stroke on a piece of the kit."
     piece: str
@@ -217,25 +237,23 @@ class Strike(NamedTuple):
 
 
 def strikes(
-    style: str,
-    bars: int,
-    bpm: float,
-    swing: float,
+    frame: Frame,
     choice: Chance,  # which patterns
     feel: Chance,  # how exactly they are hit
 ) -> list[Strike]:  # in no order
     "The drummer's part: two bars in turn, a fill in every eighth, and hands that are no machine's."
-    out, (loose, late) = [], FEEL[style]
-    for piece, options in PATTERNS[style].items():
-        played = np.array(list(marks(choice.choose(options)))).reshape(-1, 2)
+    out, bars, (loose, late) = [], len(frame.degrees), FEEL[frame.style]
+    for piece, options in PATTERNS[frame.style].items():
+        chosen = options[int(frame.groove * len(options))] if piece == "kick" else choice.choose(options)
+        played = np.array(list(marks(chosen))).reshape(-1, 2)
         every = np.concatenate([played + [2 * STEPS * i, 0] for i in range((bars + 1) // 2)])
         if piece == "snare": every = np.concatenate([every, fills(bars)])
-        at = when(every[:, 0], bpm, swing) + loose * feel.bell(len(every)) + late * (piece in ("snare", "clap", "rim"))
+        at = when(every[:, 0], frame.bpm, frame.swing) + loose * feel.bell(len(every)) + late * (piece in ("snare", "clap", "rim"))
         loud = np.clip(every[:, 1] * (1 + 0.07 * feel.bell(len(every))), 0.05, 1)
         out += [Strike(piece, max(0.0, a), v) for a, v in zip(at.tolist(), loud.tolist(), strict=True)]
     return out
 
-# %% ../../nbs/12_music_render.ipynb #098149a8
+# %% ../../nbs/12_music_render.ipynb #9aa0019c
 def play_kit(hits: Sequence[Strike], style: str, tune: int, n: int, sr: int) -> tuple[np.ndarray, np.ndarray]:  # shape (n,) each
     "All strokes, and those that ring in the room; a hi-hat that closes ends the open one."
     near, far = np.zeros(n), np.zeros(n)
@@ -251,7 +269,7 @@ def play_kit(hits: Sequence[Strike], style: str, tune: int, n: int, sr: int) -> 
         if piece in ("snare", "clap", "rim", "hey", "tom"): far[i:i + len(x)] += x
     return near, far
 
-# %% ../../nbs/12_music_render.ipynb #be3b9cd9
+# %% ../../nbs/12_music_render.ipynb #3f45a41c
 SCALES = {True: (0, 2, 3, 5, 7, 8, 10), False: (0, 2, 4, 5, 7, 9, 11)}  # semitones above the tonic; minor, major
 PROGRESSIONS = {  # degrees of the scale from 0, one for each chord
     "bright": ((0, 3, 4, 3), (0, 5, 3, 4), (0, 4, 5, 3)), "soft": ((0, 5, 2, 6), (3, 2, 5, 0), (0, 2, 3, 5)),
@@ -270,7 +288,7 @@ def chord(degree: int, minor: bool, tonic: int, size: int, bottom: int) -> list[
     "The chord on a degree, every note moved into the octave above `bottom`, so that changes are small steps."
     return sorted(bottom + (tonic + pitch(degree + 2 * i, minor) - bottom) % 12 for i in range(size))
 
-# %% ../../nbs/12_music_render.ipynb #b7496d64
+# %% ../../nbs/12_music_render.ipynb #46209825
 BASS = {  # rhythm (two bars), what is played above the root in turn (semitones), how long a note rings (steps)
     "boom bap": (("X.......x.X..... X..x......X.....", "X.....x...X..... X.......x.X...x."), (0, 0, 7, 0, 12), 3),
     "trap": (("X.....x...x..... X..x......x.....", "X.........X..... X.....x........."), (0, 0, 0, 12), 9),
@@ -289,7 +307,7 @@ LOOPS = {  # instrument, rhythm (two bars), notes in a chord, how long they ring
 }
 LEAD = ("X.....x...x..... X.......x.....x.", "X.......x..x.... X...x...x.......")  # g-funk's high line
 
-# %% ../../nbs/12_music_render.ipynb #f9ed4281
+# %% ../../nbs/12_music_render.ipynb #6bcf0017
 class Note(NamedTuple):
     "A note of an instrument with pitch."
     at: float  # s
@@ -298,30 +316,12 @@ class Note(NamedTuple):
     velocity: float  # 0..1
     tied: bool = False  # slides on from the note before, without a new attack
 
-
-@dataclass(frozen=True)
-class Frame:
-    "What all players agree on: style, tempo, swing, key, and the chord of each bar."
-    style: str
-    bpm: float
-    swing: float
-    tonic: int  # 0 is C
-    minor: bool
-    degrees: tuple[int, ...] = ()
-
-    def line(self, rhythm: str) -> list[tuple[int, float, bool, int, float]]:  # (step, velocity, tied, degree, s)
-        "A two-bar rhythm over all bars; t is tied to the note before."
-        one = [(s, LOUD.get(c, 0.8), c == "t") for s, c in enumerate(rhythm.replace(" ", "")) if c != "."]
-        every = [(s + 2 * STEPS * i, v, t) for i in range((len(self.degrees) + 1) // 2) for s, v, t in one]
-        every = [e for e in every if e[0] < STEPS * len(self.degrees)]
-        at = when(np.array([e[0] for e in every]), self.bpm, self.swing).tolist()
-        return [(*e, self.degrees[e[0] // STEPS], a) for e, a in zip(every, at, strict=True)]
-
-# %% ../../nbs/12_music_render.ipynb #d4b10388
-def bass_part(frame: Frame, choice: Chance) -> list[Note]:
+# %% ../../nbs/12_music_render.ipynb #6320caa6
+def bass_part(frame: Frame, _: Chance) -> list[Note]:
     "The bass: the root of each chord in a rhythm of its own, with the leaps that the style likes."
     rhythms, leaps, ring = BASS[frame.style]
-    played, step, low, out = frame.line(choice.choose(rhythms)), 15 / frame.bpm, 28 + (frame.tonic - 4) % 12, []
+    played, step, out = frame.line(rhythms[int(frame.groove * len(rhythms))]), 15 / frame.bpm, []
+    low = 28 + (frame.tonic - 4) % 12
     ends = [p[4] for p in played[1:]] + [STEPS * step * len(frame.degrees)]
     for i, (_, velocity, tied, degree, at) in enumerate(played):
         root = low + (pitch(degree, frame.minor) + 5) % 12 - 5
@@ -337,7 +337,7 @@ def lead_part(frame: Frame, choice: Chance) -> list[Note]:
     return [Note(at, top + pitch((4, 2, 6, 7)[walk[step % STEPS]] - (i % 3 == 2), frame.minor), ends[i] - at, v, i % 4 > 0)
             for i, (step, v, _, _, at) in enumerate(played)]
 
-# %% ../../nbs/12_music_render.ipynb #2876f39a
+# %% ../../nbs/12_music_render.ipynb #7f5075e2
 def loop_part(frame: Frame, choice: Chance) -> list[Note]:
     "Chords, single notes of them, slices of a loop in a new order, or a riff, as the style has it."
     _, rhythms, size, ring, way, up = LOOPS[frame.style]
@@ -350,7 +350,7 @@ def loop_part(frame: Frame, choice: Chance) -> list[Note]:
         out += [Note(at, n, ring * 15 / frame.bpm, velocity) for n in notes]
     return out
 
-# %% ../../nbs/12_music_render.ipynb #a9957676
+# %% ../../nbs/12_music_render.ipynb #194a9b6a
 def read_facts(track: Track) -> Frame:  # without chords
     "What a renderer needs to know; ValueError names the fact that it cannot play."
     style = next((g for g in track.genres if g in KITS), None)
@@ -367,7 +367,7 @@ def check_number(name: str, value: float, low: float, high: float, unit: str) ->
         raise ValueError(f"expected {name} from {low:g} to {high:,g}{unit}, got {value!r}")
     return value
 
-# %% ../../nbs/12_music_render.ipynb #16ea63d6
+# %% ../../nbs/12_music_render.ipynb #f5e91303
 def compose(
     track: Track,
     seconds: float = 30,
@@ -379,9 +379,9 @@ def compose(
     song, feel = Chance("song", track.id, seed), Chance("feel", track.id, seed)
     bars, walk = math.ceil(seconds * frame.bpm / 240), song.choose(PROGRESSIONS[LEANS.get(track.mood, "dark")])
     each = 2 if frame.bpm > 115 else 1  # bars that a chord lasts
-    frame = Frame(frame.style, frame.bpm, frame.swing, frame.tonic, frame.minor, tuple(walk[b // each % 4] for b in range(bars)))
-    parts = [part(frame, song) for part in (bass_part, loop_part, lead_part)]
-    return frame, strikes(frame.style, bars, frame.bpm, frame.swing, song, feel), *parts
+    degrees, groove = tuple(walk[b // each % 4] for b in range(bars)), float(song.uniform(1)[0])
+    frame = replace(frame, degrees=degrees, groove=groove)
+    return frame, strikes(frame, song, feel), bass_part(frame, song), loop_part(frame, song), lead_part(frame, song)
 
 
 def beats(
@@ -392,7 +392,7 @@ def beats(
     period = 60 / read_facts(track).bpm
     return np.arange(math.ceil(seconds / period - 1e-9)) * period
 
-# %% ../../nbs/12_music_render.ipynb #c6a85b6b
+# %% ../../nbs/12_music_render.ipynb #954b893c
 def overtones(phase: np.ndarray, amps: Sequence[float]) -> np.ndarray:
     "A sum of sines at 1, 2, 3 ... times a phase (radians), as powers of one complex number."
     one = np.cos(phase) + 1j * np.sin(phase)
@@ -410,7 +410,7 @@ TIMBRES = {  # overtones; attack, decay (s); a second voice, detuned (cents); a 
     "brass": (tuple(k**-0.7 for k in range(1, 13)), 0.012, 0.6, 14, None),
 }
 
-# %% ../../nbs/12_music_render.ipynb #8434e014
+# %% ../../nbs/12_music_render.ipynb #f4796c31
 @lru_cache(maxsize=96)
 def note(timbre: str, midi: float, n: int, sr: int) -> np.ndarray:  # float64, shape (n,)
     "One note of an instrument, made once, read only."
@@ -434,7 +434,7 @@ def play_notes(notes: Sequence[Note], timbre: str, n: int, sr: int) -> np.ndarra
             out[i:i + len(x)] += velocity * x
     return out
 
-# %% ../../nbs/12_music_render.ipynb #b45734fe
+# %% ../../nbs/12_music_render.ipynb #89f7cbab
 def glide(
     notes: Sequence[Note],
     n: int,  # samples
@@ -457,7 +457,7 @@ def glide(
     if vibrato: level += vibrato / 100 * np.sin(2 * np.pi * 5.5 * np.arange(n) / sr)
     return overtones(np.cumsum(2 * np.pi * 440 / sr * 2 ** ((level - 69) / 12)), amps) * loud
 
-# %% ../../nbs/12_music_render.ipynb #6153bf7a
+# %% ../../nbs/12_music_render.ipynb #27cf418c
 @dataclass(frozen=True)
 class Mix:
     "How a style is put together; levels are RMS, with the drums as 1."
@@ -481,7 +481,7 @@ MIXES = {
     "crunk": Mix((1, 0.5, 0.25, 0.12), 0.45, 0.06, (1.0, 0.75, 0), 0.2, 18_000, crest=10.4),
 }
 
-# %% ../../nbs/12_music_render.ipynb #45d0ddf4
+# %% ../../nbs/12_music_render.ipynb #c97a95f0
 @lru_cache(maxsize=8)
 def record_noise(sr: int) -> np.ndarray:  # four seconds, float64, RMS 1
     "An old record: hiss, and a crackle now and then."
@@ -504,7 +504,7 @@ def fast_size(n: int) -> int:
     "The next length that a Fourier transform likes: twos, threes and fives."
     return min(s for s in (2**a * 3**b * 5**c for a in range(32) for b in range(4) for c in range(3)) if s >= n)
 
-# %% ../../nbs/12_music_render.ipynb #d19a4a71
+# %% ../../nbs/12_music_render.ipynb #67e236fe
 @lru_cache(maxsize=8)
 def room(size: int, sr: int, top: float) -> tuple[np.ndarray, np.ndarray]:  # spectra: tone control, reverb
     "What the mix does to each frequency, and a room: noise that dies away."
@@ -531,7 +531,7 @@ def rms(x: np.ndarray) -> float:
     "Root mean square."
     return math.sqrt(np.dot(x, x) / len(x))
 
-# %% ../../nbs/12_music_render.ipynb #d62ed3a2
+# %% ../../nbs/12_music_render.ipynb #dbea4262
 def finish(x: np.ndarray, sr: int) -> Clip:  # peak -1 dBFS
     "Ends without a click; rounded to 16 bits, so that small differences between processors vanish."
     n, peak = len(x), np.abs(x).max()
@@ -539,7 +539,7 @@ def finish(x: np.ndarray, sr: int) -> Clip:  # peak -1 dBFS
     if peak: x *= 10 ** (-1 / 20) / np.abs(x).max()
     return Clip((np.rint(x * 32_768) / 32_768).astype(np.float32), sr)
 
-# %% ../../nbs/12_music_render.ipynb #713bd192
+# %% ../../nbs/12_music_render.ipynb #51da79f5
 def render(
     track: Track,
     seconds: float = 30,  # at least .1
@@ -567,7 +567,7 @@ def render(
 
 WHINE = tuple(k**-1.3 for k in range(1, 9))  # overtones of the lead
 
-# %% ../../nbs/12_music_render.ipynb #4f13ef9d
+# %% ../../nbs/12_music_render.ipynb #a7723539
 GM = {  # number on an electronic kit: piece, semitones
     35: ("kick", -2), 36: ("kick", 0), 37: ("rim", 0), 38: ("snare", 0), 39: ("clap", 0), 40: ("snare", 1), 41: ("tom", -5),
     42: ("hat", 0), 22: ("hat", 0), 43: ("tom", -3), 44: ("hat", 0), 45: ("tom", 0), 46: ("open", 0), 26: ("open", 0),
@@ -586,7 +586,7 @@ def read_onset(onset: tuple[float, int, float]) -> Strike:
     piece, tune = GM[number]
     return Strike(piece, float(at), (velocity / 127) ** 1.5, tune)
 
-# %% ../../nbs/12_music_render.ipynb #bf60a737
+# %% ../../nbs/12_music_render.ipynb #f6f8482d
 def drums(
     onsets: Iterable[tuple[float, int, float]],  # (s, MIDI note, velocity 1..127), in any order
     sr: int = SR,  # Hz
