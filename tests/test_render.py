@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from rap_analyzer.music.audio import load, mel, spectrogram
+from rap_analyzer.music.audio import load, mel, spectrogram, validate
 from rap_analyzer.music.catalog import GENRES, SIZE, track, tracks
 from rap_analyzer.music.render import GM, KITS, PATTERNS, PIECES, SR, beats, compose, drums, render, shot, when
 
@@ -208,6 +208,10 @@ def test_drums_options():
     with pytest.raises(ValueError, match="one of the styles"): drums([(0, 36, 9)], style="polka")
     with pytest.raises(ValueError, match="no stroke within"): drums([(5, 36, 9)], seconds=2)
     with pytest.raises(ValueError, match="a length"): drums([(0, 36, 9)], seconds=0)
+
+
+def test_renders_pass_validation():
+    for style, song in one_of_each().items(): assert validate(render(song, 5)) == [], style
 
 
 def play(tmp_path, *words):
