@@ -49,7 +49,8 @@ lab.near = (a, b) => {  // one letter changed, missing, added, or two swapped
 
 lab.meant = (index, stem) => {  // the stems of the index that a stem of the query stands for, with a weight
   const all = [...index.words.keys()];
-  const fits = all.filter((s) => s.startsWith(stem));
+  const less = /[а-я]/.test(stem) ? lab.stem(stem) : stem;  // куплет itself ends like a verb, куплеты does not
+  const fits = all.filter((s) => s.startsWith(stem) || s === less);
   if (fits.length || stem.length < 4) return fits.map((s) => [s, s === stem ? 1 : 0.5]);
   return all.filter((s) => lab.near(s, stem)).map((s) => [s, 0.3]);
 };

@@ -126,7 +126,7 @@ ENTRIES = [["a.html", "Что слышит слушатель?", "", "Слуша
            ["b.html", "What does a cache really buy?", "", "Caching queries: two caches, one stampede."],
            ["b.html#c", "What does a cache really buy?", "The index", "HNSW indexes over halfvec, measured by against_prediction."],
            ["r.html#similar", "search.index", "similar", "def similar(query): the k most similar tracks"],
-           ["c.html", "More", "similar tracks, at length", "similar similar similar similar"]]
+           ["c.html", "More", "similar tracks, at length", "similar similar similar similar, один куплет, форматы"]]
 
 
 @pytest.mark.parametrize(("query", "first"), [
@@ -134,7 +134,8 @@ ENTRIES = [["a.html", "Что слышит слушатель?", "", "Слуша
     ("емкости", "a.html#b"), ("запросы", "a.html#b"), ("cached", "b.html"), ("CACHES query", "b.html"), ("stampede", "b.html"),
     ("stampd", "b.html"), ("tsampede", "b.html"), ("against_prediction", "b.html#c"), ("ind", "b.html#c"),
     ("halfvec index", "b.html#c"),
-    ("similar", "r.html#similar"), ("слуш трек", "a.html")])
+    ("similar", "r.html#similar"), ("слуш трек", "a.html"),
+    ("куплеты", "c.html"), ("куплет", "c.html"), ("форматов", "c.html"), ("формат", "c.html")])
 def test_search_finds_words_by_their_stem_or_beginning(lab, query, first):
     found = lab("lab.find(lab.index(entries), query).map((r) => r.entry[0])", entries=ENTRIES, query=query)
     assert found[0] == first, found
