@@ -127,7 +127,8 @@ def spoken(outputs: list[dict]) -> str:
 def questions(prose: str, n: int) -> list[str]:
     "The last n questions of the prose before n forms, without their marks; a plain one where there are fewer."
     words = re.sub(r"<!--.*?-->|^#[^\n]*$", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose), flags=re.S | re.M)
-    asked = [q.strip() for q in re.findall(r"(?:[^.?!:]|[.:](?=\S))*\?", re.sub(r"[*`]+", "", " ".join(words.split())))]
+    found = [q.strip() for q in re.findall(r"(?:[^.?!:]|[.:](?=\S))*\?", re.sub(r"[*]+", "", " ".join(words.split())))]
+    asked = [(q[:1].upper() + q[1:]).replace("`", "") for q in found]  # a name in backticks keeps its first letter
     return ["What is your guess?"] * (n - len(asked)) + asked[-n:]
 
 

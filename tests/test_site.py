@@ -98,13 +98,14 @@ def test_a_time_cannot_be_compared_with_a_ratio(tmp_path):
 
 def test_a_form_asks_what_the_prose_asks():
     prose = "## Why? Look\nA *table* has 3.5 rows. **How [many](x.md) times?** And then: does `f(x)` help?\n\nThe end."
-    assert _guess.questions(prose, 1) == ["does f(x) help?"]
-    assert _guess.questions(prose, 2) == ["How many times?", "does f(x) help?"]
+    assert _guess.questions(prose, 1) == ["Does f(x) help?"]
+    assert _guess.questions(prose, 2) == ["How many times?", "Does f(x) help?"]
+    assert _guess.questions("So: `similar` takes how long?", 1) == ["similar takes how long?"]
     assert _guess.questions("Nothing.", 1) == ["What is your guess?"]
     asked = _guess.asks(["# text", "predict('a')", "predict('b')", "record('a', 1).against_prediction()",
                          "record('b', 1).against_prediction()"])
     legends = _site.worded(["markdown"] + ["code"] * 4, [prose, "", "", "", ""], asked)
-    assert {a.key: q for a, q in legends.items()} == {"a": "How many times?", "b": "does f(x) help?"}
+    assert {a.key: q for a, q in legends.items()} == {"a": "How many times?", "b": "Does f(x) help?"}
 
 
 # ---- what runs in the reader's browser
