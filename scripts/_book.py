@@ -31,7 +31,8 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def notebooks(root: Path, only: str = "*") -> list[Path]:
     "The notebooks of the book in reading order, or those whose name, stem or path fits."
-    found = sorted(root.glob("nbs/[0-9][0-9]_*.ipynb")) + sorted(root.glob("exercises/*.ipynb"))
+    globs = "nbs/[0-9][0-9]_*.ipynb", "exercises/*.ipynb", "exercises/solutions/[0-9][0-9]_*.ipynb"
+    found = [p for glob in globs for p in sorted(root.glob(glob))]
     return [p for p in found if any(fnmatch(name, only) for name in (p.name, p.stem, str(p.relative_to(root))))]
 
 
@@ -46,8 +47,9 @@ def code_hash(root: Path, profile: str) -> str:
 
 
 def fingerprint(path: Path, code: str) -> str:
-    "A fingerprint of one notebook's result: its own text and everything under it."
-    return sha256(code.encode() + path.read_bytes()).hexdigest()
+    "A fingerprint of one notebook's result: its own text, its checker's (if it is an exercise), and everything under it."
+    twin = path.parent / "solutions" / path.name
+    return sha256(code.encode() + path.read_bytes() + (twin.read_bytes() if twin.exists() else b"")).hexdigest()
 
 
 def records(root: Path) -> dict:

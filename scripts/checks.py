@@ -91,6 +91,15 @@ def compose(root: Path) -> list[str]:
             for name, service in services.items() for other in service.get("depends_on") or () if other not in services]
 
 
+def exercises(root: Path) -> list[str]:
+    "Exercises have their form, keep their numbers, and the learner's copies are what the solution notebooks make."
+    if not (root / "exercises" / "solutions").is_dir(): return []
+    from rap_analyzer.core import LabError
+    from rap_analyzer.learn import form
+    try: return form(root / "exercises")
+    except LabError as e: return [str(e)]
+
+
 CHECKS: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
     "ruff": ("Python style", ruff),
     "clean": ("notebooks are clean", clean),
@@ -98,6 +107,7 @@ CHECKS: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
     "owners": ("modules and notebooks match", owners),
     "imports": ("imports point to smaller numbers", imports),
     "notebooks": ("notebook style", check_notebooks.problems),
+    "exercises": ("exercises", exercises),
     "compose": ("compose file", compose),
 }
 

@@ -1,0 +1,335 @@
+"""The checker is attacked: each way to cheat it, to break it, or to hurt the machine, and what happens."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rap_analyzer import exercises
+from rap_analyzer.core import LabError, settings
+from rap_analyzer.exercises import (
+    MARK,
+    differs,
+    exercise,
+    explain_answers,
+    from_history,
+    judge,
+    lint,
+    load_exercise,
+    program,
+    read,
+    split_task,
+    stub,
+    verify,
+    words,
+)
+
+RIGHT = """#| task 21.1
+def recall(found, true):
+    return sum(len(set(f) & set(t)) for f, t in zip(found, true)) / sum(map(len, true))
+"""
+WRONG = """#| task 21.1
+def recall(found, true):
+    return {}
+"""
+
+
+@pytest.fixture(scope="module")
+def ex():
+    return exercise("21.1")
+
+
+def verdict(ex, code, **more):
+    return judge(ex, [(1, code)], **more)
+
+
+def said(v):
+    return " ".join(c.message for c in v.checks if not c.ok)
+
+
+def alive(mark=None):
+    "Processes that carry the mark of a run."
+    found = []
+    for p in psutil.process_iter():
+        try: mine = p.environ().get(MARK) and p.status() != psutil.STATUS_ZOMBIE
+        except (psutil.Error, OSError): continue
+        if mine: found.append(p)
+    return found
+
+
+# ---- the right answer, and answers that only look right
+
+@pytest.mark.parametrize("code", [
+    RIGHT, RIGHT + "print('hello')", "import numpy as np\n" + RIGHT.replace("return ", "return np.float64(1) * "),
+    RIGHT.replace("#| task 21.1\n", "")])
+def test_a_right_answer_passes(ex, code):
+    v = verdict(ex, code)
+    assert v.state == "pass", v
+    assert v.evidence["fresh"] == 6 and v.evidence["questions"] == 15
+
+
+@pytest.mark.parametrize("value, says", [
+    ("float('nan')", "NaN"), ("float('inf')", "you answered inf"), ("object()", "an object of type object"),
+    ("True", "got True or False"), ("None", "got None"), ("'0.5'", "got text"), ("[0.5]", "got a list"), ("10 ** 5000", "too big"),
+    ("'x' * 10**8", "too big"), ("[0] * 10**7", "too big"), ("lambda: 1", "an object of type function"),
+    ("type('A', (float,), {'__eq__': lambda s, o: True})(7.3)", "an object of type A"),
+    ("type('N', (), {'__module__': 'numpy', 'tolist': lambda s: s})()", ""),
+])
+def test_what_is_no_answer_is_refused(ex, value, says):
+    v = verdict(ex, WRONG.format(value))
+    assert v.state in ("fail", "error") and says in said(v), v
+    assert "Traceback" not in repr(v)
+
+
+def test_a_list_that_holds_itself(ex):
+    assert verdict(ex, "def recall(f, t):\n    x = []; x.append(x)\n    return x").state in ("fail", "error")
+
+
+# ---- the judge cannot be changed from over there
+
+@pytest.mark.parametrize("attack", [
+    "import builtins\nfor n in 'all any len isinstance type zip map'.split(): setattr(builtins, n, lambda *a, **k: True)",
+    "import json\njson.dumps = lambda *a, **k: '{\"got\": []}'",
+    "import rap_analyzer.exercises as e\ne.differs = e.judge = lambda *a, **k: ''\ne.Verdict.state = 'pass'",
+    "import math\nmath.isclose = lambda *a, **k: True",
+    "import sys\nsys.modules['json'] = sys.modules['os'] = None",
+    "import os\nfor fd in range(3, 30):\n    try: os.write(fd, b'{\"got\": [[\"float\", \"1.0\"]]}')\n    except OSError: pass",
+    "import os\nos.closerange(0, 100)",
+    "import os\nos._exit = lambda code: None",
+])
+def test_patches_stay_on_their_side(ex, attack):
+    before = exercises.differs, exercises.math.isclose, exercises.json.dumps, len
+    v = verdict(ex, attack + "\n" + WRONG.format("7.3"))
+    assert v.state in ("fail", "error"), v
+    assert (exercises.differs, exercises.math.isclose, exercises.json.dumps, len) == before
+    assert verdict(ex, RIGHT).state == "pass"
+
+
+# ---- programs that do not end, or end too soon
+
+@pytest.mark.parametrize("code, error, says", [
+    ("while True: pass", "time", "had not finished after 2 s"),
+    ("def recall(f, t):\n    while True: pass", "time", "loop"),
+    ("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass", "time", "loop"),
+    ("import sys\nsys.exit(0)", "exit", "ended the program (exit 0)"),
+    ("import sys\ndef recall(f, t): sys.exit('bye')", "exit", "(exit bye)"),
+    ("import os\nos._exit(0)", "died", "ended (0)"),
+    ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "died", "ended (-9)"),
+    ("import ctypes\nctypes.string_at(0)", "died", "ended (-11)"),
+    ("def recall(f, t): return recall(f, t)", "raised", "RecursionError"),
+    ("def recall(f, t): return float(input())", "stdin", "nobody is there to type"),
+    ("import sys\ndef recall(f, t): return float(sys.stdin.read())", "raised", "could not convert"),
+    ("def recal(f, t): return 1", "missing", "no 'recall'"),
+    ("recall = 0.5", "raised", "not callable"),
+    ("def recall(f): return 1", "raised", "takes 1 positional argument"),
+    ("def recall(f, t): return 1 / 0", "raised", "cell 1, line 1 (def recall(f, t): return 1 / 0): ZeroDivisionError"),
+    ("def recall(f, t) return 1", "raised", "SyntaxError"),
+    ("raise KeyboardInterrupt", "raised", "KeyboardInterrupt"),
+    ("class E(Exception):\n    def __str__(self): raise E\ndef recall(f, t): raise E", "raised", "E: no message"),
+    ("import threading, time\nthreading.Thread(target=time.sleep, args=[60]).start()\n" + WRONG.format("0.5"), "", "recall"),
+])
+def test_every_way_to_stop_is_told(ex, code, error, says, monkeypatch):
+    quick = ex.__class__(**{**vars(ex), "budget_s": 2})
+    began = time.monotonic()
+    v = verdict(quick, code)
+    assert (v.evidence.get("error", "").replace("asked", "raised"), v.state) == (error, "error" if error else "fail"), v
+    assert says in said(v) and "Traceback" not in repr(v)
+    assert time.monotonic() - began < 6
+
+
+def test_a_traceback_is_shown_when_asked_for(ex):
+    code = "def recall(f, t): return 1 / 0"
+    assert "Traceback" in repr(verdict(ex, code, trace=True)) and "Traceback" not in repr(verdict(ex, code))
+    assert "trace" not in verdict(ex, code).as_dict()
+
+
+def test_memory_is_limited(ex):
+    if os.uname().sysname != "Linux": pytest.skip("only Linux limits the address space")
+    v = verdict(ex, "x = bytearray(8 * 2**30)")
+    assert v.evidence["error"] == "memory" and "MB of memory" in said(v)
+
+
+def test_a_hundred_megabytes_of_prints_are_heard_and_forgotten(ex):
+    loud = "for _ in range(100): print('x' * 1_000_000)\n"
+    assert verdict(ex, loud + RIGHT).state == "pass"
+    v = verdict(ex, loud + "def recall(f, t): return 1 / 0")
+    assert v.state == "error" and len(repr(v)) < 3_000
+
+
+def test_files_are_limited_and_stay_in_their_folder(ex):
+    v = verdict(ex, "with open('big', 'wb') as f:\n    for _ in range(100): f.write(bytes(2**20))")
+    assert v.state == "error"
+    assert not Path("big").exists()
+
+
+# ---- processes
+
+def test_children_end_with_the_run(ex):
+    code = ("import subprocess, sys\nsleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+            "for new in (False, True): subprocess.Popen(sleep, start_new_session=new)\n")
+    assert verdict(ex, code + RIGHT).state == "pass"
+    assert not alive()
+
+
+def test_too_many_processes_are_ended_together(ex):
+    bomb = "import os, time\nfor _ in range(150):\n    if os.fork() == 0: time.sleep(60)\ntime.sleep(60)"
+    v = verdict(ex, bomb)
+    assert v.evidence["error"] == "crowd" and "more than 40 processes" in said(v)
+    assert not alive()
+
+
+def test_a_child_that_holds_the_pipe_does_not_hold_us(ex):
+    code = "import os, time\nif os.fork() == 0:\n    time.sleep(60)\n"
+    began = time.monotonic()
+    assert verdict(ex, code + RIGHT).state == "pass"
+    assert time.monotonic() - began < 5 and not alive()
+
+
+# ---- comparing
+
+@pytest.mark.parametrize("tagged, want, alike", [
+    (["int", 1], 1.0, True), (["float", "1.0"], 1, True), (["float", "0.30000000000000004"], 0.3, True),
+    (["truth", True], 1, False),
+    (["rows", [["int", 1]]], [1], True), (["rows", [["int", 1]]], (1,), True), (["rows", [["int", 1]]], [1, 2], False),
+    (["rows", [["rows", []]]], [[]], True), (["map", [[["text", "a"], ["int", 1]]]], {"a": 1}, True),
+    (["map", [[["rows", []], ["int", 1]]]], {"a": 1}, False),
+    (["map", [[["text", "a"], ["other", "A"]]]], {"a": 1}, False),
+    (["text", "a"], "a", True), (["text", "A"], "a", False), (["nothing"], None, True), (["int", 0], None, False),
+    (["int", 2], 2.1, False),
+])
+def test_compare(tagged, want, alike):
+    assert (differs(tagged, want, "x") == "") is alike
+
+
+def test_a_belief_is_recognised_in_other_words(ex):
+    v = verdict(ex, """
+def recall(found, true):
+    good, every = 0, 0
+    for i in range(len(true)):
+        for place, track in enumerate(true[i]):
+            every += 1
+            good += place < len(found[i]) and found[i][place] == track
+    return good / every""")
+    assert [c.belief for c in v.checks if not c.ok] == ["place"] and "smallest experiment" in said(v)
+    unknown = verdict(ex, WRONG.format("0.123"))
+    assert unknown.checks[-1].belief == "" and "by hand" in said(unknown)
+
+
+def test_explaining_prefers_the_rival_that_agrees_everywhere():
+    got, truth = [["int", 1], ["int", 5]], [0, 5]
+    assert explain_answers(got, truth, {"a": [[1, 4]], "b": [[1, 5]], "c": [[2, 2]]}) == ("b", 1.0)
+    assert explain_answers([["int", 9]], [0], {"a": [[...]]})[1] == 0
+
+
+def test_a_seed_repeats_the_questions(ex):
+    a, b, c = (verdict(ex, WRONG.format("0.123"), seed=s) for s in (5, 5, 6))
+    assert said(a) == said(b) and a.evidence["seed"] == 5 and "seed 5" in said(a) and "seed 6" in said(c)
+
+
+# ---- reading notebooks
+
+def test_comments_are_no_attempt(ex):
+    assert verdict(ex, ex.stub + "\n# what now?").state == "not_attempted"
+
+
+def test_a_verdict_in_html_escapes_what_the_learner_wrote(ex):
+    v = verdict(ex, "def recall(f, t): raise ValueError('<script>alert(1)</script>')")
+    assert "<script>" not in v._repr_html_() and "&lt;script&gt;" in v._repr_html_()
+
+
+def test_only_cells_up_to_the_task_are_run(tmp_path):
+    cells = ["%matplotlib inline\nx = 1", "#| look\n1 / 0", "%%bash\nexit", "!ls", "#| task 21.1\ny = x", "1 / 0",
+             "#| check 21.1\n1 / 0"]
+    nb = {"cells": [{"cell_type": "code", "source": c, "metadata": {}} for c in cells], "metadata": {}}
+    (tmp_path / "a.ipynb").write_text(json.dumps(nb))
+    assert [n for n, _ in program(read(tmp_path / "a.ipynb"), "21.1")] == [1, 5]
+    with pytest.raises(LabError, match="put that line back"): program(read(tmp_path / "a.ipynb"), "21.2")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": [{}]}', "\x00", '{"cells": 3}'])
+def test_what_is_no_notebook(tmp_path, text):
+    (tmp_path / "a.ipynb").write_text(text)
+    with pytest.raises(LabError, match="is not a notebook"): read(tmp_path / "a.ipynb")
+    with pytest.raises(LabError, match="there is no notebook"): read(tmp_path / "b.ipynb")
+
+
+def test_history_takes_the_newest_of_each_name():
+    ran = ["def h(): return 1", "def h(): return 2", "#| task 21.1\ndef f(): return h()", "#| look\nh = 3", "def h(): return 4"]
+    assert [c.text for c in from_history(ran, "21.1")] == [ran[4], ran[2]]
+
+
+def test_marks_of_a_task():
+    assert split_task("#| task 1.1\nx = 1\n### BEGIN SOLUTION\ny = 2\n### STUB\n# y = None\n### END SOLUTION\nz = 3") == (
+        "#| task 1.1\nx = 1\ny = 2\nz = 3", "#| task 1.1\nx = 1\ny = None\nz = 3")
+
+
+# ---- authors
+
+def change(tmp_path, **swap):
+    "A copy of the first exercise's solution notebook with cells replaced, by directive; None takes the cell away."
+    nb = json.loads(exercises.ids()["21.1"].read_text(encoding="utf-8"))
+    for name, text in swap.items():
+        at = [i for i, c in enumerate(nb["cells"]) if "".join(c["source"]).startswith(f"#| {name}")]
+        if text is None: nb["cells"] = [c for i, c in enumerate(nb["cells"]) if i not in at]
+        else: nb["cells"][at[0]]["source"] = text
+    path = tmp_path / "21_recall_by_hand.ipynb"
+    path.write_text(json.dumps(nb))
+    return path
+
+
+@pytest.mark.parametrize("swap, says", [
+    ({"hints": None}, "needs exactly one cell `#| hints`, has 0"), ({"checker": None}, "`#| checker`, has 0"),
+    ({"task": "#| task 21.1\nx = 1"}, "a task needs ### BEGIN SOLUTION"),
+    ({"exercise": "#| exercise 21.7"}, "three ids have to be one"),
+    ({"exercise": "#| exercise 21.1\nminutse = 3"}, "minutse"),
+    ({"hints": "#| hints\nhints = open('x')"}, "malformed node"),
+    ({"checker": "#| checker\ndef ("}, "invalid syntax"),
+])
+def test_a_spoilt_exercise_says_what_is_missing(tmp_path, swap, says):
+    with pytest.raises(LabError) as e: load_exercise(change(tmp_path, **swap))
+    assert says in str(e.value) and "21_recall_by_hand" in str(e.value)
+
+
+@pytest.mark.parametrize("swap, says", [
+    ({"hints": "#| hints\nhints = ['a?', 'b']"}, "needs three hints"),
+    ({"hints": "#| hints\nhints = ['a', 'b', 'c']"}, "a question"),
+    ({"wrong": None}, "needs three named wrong answers or more, has 0"),
+    ({"feedback": "#| feedback\nfeedback = {}"}, "'place'"),
+])
+def test_form(tmp_path, swap, says):
+    assert any(says in line for line in lint(load_exercise(change(tmp_path, **swap))))
+
+
+@pytest.mark.parametrize("swap, says", [
+    ({"wrong": "#| wrong right place\n" + RIGHT}, "'right' should fail: pass"),
+    ({"wrong": "#| wrong copy repeats\ndef recall(found, t):\n    hits = sum(len(set(a) & set(b)) for a, b in zip(found, t))\n"
+      "    return hits / max(sum(len(f) for f in found), 1)"}, "should be told about 'found', was told about ['repeats']"),
+    ({"wrong": "#| wrong broken place\ndef recall(f, t): return 1 / 0"}, "'broken' should fail: error"),
+    ({"task": "#| task 21.1\ndef recall(f, t):\n### BEGIN SOLUTION\n    return 1\n### STUB\n#     return 0\n### END SOLUTION"},
+     "its solution does not pass"),
+    ({"task": RIGHT + "### BEGIN SOLUTION\nx = 1\n### STUB\n# 1 / 0\n### END SOLUTION"}, "its stub does not run clean"),
+])
+def test_verify_sees_a_checker_that_rots(tmp_path, swap, says):
+    found = verify(load_exercise(change(tmp_path, **swap)))
+    assert not found["ok"] and any(says in p for p in found["problems"]), found
+
+
+def test_the_copy_holds_nothing_that_gives_it_away():
+    for path in exercises.ids().values():
+        text = stub(path)
+        assert "SOLUTION" not in text and "#| wrong" not in text and "#| checker" not in text and "#| hints" not in text
+        assert "check(" in text
+
+
+def test_messages_can_be_translated(tmp_path, monkeypatch):
+    (tmp_path / "settings.ini").write_text("")
+    (tmp_path / "exercises" / "messages").mkdir(parents=True)
+    (tmp_path / "exercises" / "messages" / "xx.toml").write_text('"state.pass" = "bestanden"\n"21.1.hint.1" = "warum?"\n')
+    monkeypatch.setenv("RAP_SETTINGS", str(tmp_path / "settings.ini"))
+    monkeypatch.setenv("RAP_LANGUAGE", "xx")
+    settings.cache_clear(), exercises.translated.cache_clear()
+    assert words("state.pass") == "bestanden" and words("state.fail") == "not yet" and words("21.1.hint.1", "why?") == "warum?"
+    exercises.translated.cache_clear()

@@ -1,0 +1,303 @@
+"""The learner's loop, as a learner runs it: commands, a kernel, a journal that was edited, an exercise that moved on."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from rap_analyzer import learn
+from rap_analyzer.core import LabError, settings
+from rap_analyzer.exercises import exercise, ids
+
+ID, BUGGY, GOOD = "21.1", "sum(a == b for a, b in zip(f, t))", "len(set(f) & set(t))"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    "A learner who has just begun."
+    monkeypatch.setenv("RAP_LAB_HOME", str(tmp_path))
+    settings.cache_clear()
+    return tmp_path
+
+
+def rap(*words, **env):
+    return subprocess.run([sys.executable, "-m", "rap_analyzer.cli", "learn", *words], capture_output=True, text=True, timeout=120,
+                          stdin=subprocess.DEVNULL, env={**os.environ, **env})
+
+
+def edit(line, name=ID):
+    "Write a line into the learner's copy, as one would in JupyterLab."
+    file = learn.copy_of(name)
+    nb = json.loads(file.read_text(encoding="utf-8"))
+    cell = next(c for c in nb["cells"] if "".join(c["source"]).startswith("#| task"))
+    before = next(x for x in "".join(cell["source"]).splitlines() if "hits +=" in x)
+    cell["source"] = "".join(cell["source"]).replace(before, f"        hits += {line}")
+    file.write_text(json.dumps(nb), encoding="utf-8")
+
+
+# ---- the commands
+
+def test_from_start_to_pass_on_the_command_line(home):
+    assert rap("next").stdout.startswith(f"{learn.next_exercise().id} ")
+    assert "no copy of 21.1 yet" in rap("check", ID).stderr
+    assert "Your copy:" in rap("start", ID).stdout and "is there" in rap("start", ID).stdout
+    first = rap("check", ID, "--json")
+    assert (first.returncode, json.loads(first.stdout)["state"]) == (1, "not attempted")
+    edit("sum(i in t for i in f)")
+    began = time.monotonic()
+    failed = rap("check", ID, "--json")
+    assert time.monotonic() - began < 5
+    said = json.loads(failed.stdout)
+    assert failed.returncode == 1 and said["state"] == "fail" and set(said) >= {"id", "state", "checks", "evidence"}
+    assert [c["belief"] for c in said["checks"] if not c["ok"]] == ["repeats"]
+    assert set(said["checks"][0]) >= {"name", "ok", "message"}
+    edit("len(f) / 0")
+    assert json.loads(rap("check", ID, "--json").stdout)["state"] == "error"
+    assert "Traceback" not in rap("check", ID).stdout
+    edit(GOOD)
+    passed = rap("check", ID)
+    assert passed.returncode == 0 and passed.stdout.startswith("21.1  pass")
+    assert "pass" in next(line for line in rap("progress").stdout.splitlines() if line.strip().startswith(ID))
+    rows = json.loads(rap("list", "--json").stdout)
+    assert next(r for r in rows if r["id"] == ID)["state"] == "pass"
+
+
+@pytest.mark.parametrize("words, says", [
+    (("check", "99.9"), "there is no exercise '99.9'; there are: 21.1"), (("start", ""), "there is no exercise"),
+    (("check", ID, "--notebook", "nowhere.ipynb"), "there is no notebook nowhere.ipynb"),
+    (("check", ID, "--notebook", "README.md"), "README.md is not a notebook"),
+    (("next", "--path", "nowhere"), "no reading path"),
+    (("import", "README.md"), "is not exported progress"), (("import", "nowhere"), "cannot be read"),
+    (("hint", "x"), "no exercise"),
+])
+def test_bad_words_get_one_sentence(home, words, says):
+    done = rap(*words)
+    assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_traceback_comes_with_debug(home):
+    learn.start(ID)
+    edit("1 / 0")
+    command = [sys.executable, "-m", "rap_analyzer.cli", "--debug", "learn", "check", ID]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "Traceback" in done.stdout and done.returncode == 1
+
+
+def test_checking_waits_for_nothing_heavy(home):
+    learn.start(ID)
+    edit(GOOD)
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "rap_analyzer.cli", "learn", "check", ID], capture_output=True,
+                          text=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "rap_analyzer.learn" in loaded
+    assert not loaded & {"numpy", "psycopg", "pandas", "IPython", "matplotlib", "nbformat", "fastapi", "redis"}
+
+
+def test_verify_all_as_a_maintainer_runs_it(home):
+    done = rap("verify-all", "--json")
+    rows = json.loads(done.stdout)
+    assert done.returncode == 0, done.stdout
+    assert {r["id"] for r in rows} == set(ids()) and all(r["ok"] and r["wrong"] >= 3 for r in rows)
+
+
+# ---- in a kernel
+
+def test_the_same_verdict_in_a_cell(home, tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+    learn.start(ID)
+    edit("sum(i in t for i in f)")
+    file = learn.copy_of(ID)
+    nb = nbformat.reads(file.read_text(encoding="utf-8"), 4)
+    nb.cells = [c for c in nb.cells if "predict(" not in c.source and "against_prediction" not in c.source]
+    nb.cells.insert(-1, nbformat.v4.new_code_cell("1 + 1"))
+    edit(BUGGY)                                                          # the file is older than what was run
+    NotebookClient(nb, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(file.parent)}}).execute()
+    out = nb.cells[-1].outputs[0].data
+    assert "21.1  not yet" in out["text/plain"] and "comes back twice" in " ".join(out["text/plain"].split())
+    assert 'role="status"' in out["text/html"]
+    assert [e.facts["sign"][0] for e in learn.events() if e.kind == "attempt"] == ["repeats"]
+    edit("sum(i in t for i in f)")
+    on_file = learn.check(ID, file)
+    assert [(c.name, c.ok, c.belief) for c in on_file.checks] == [("your code runs", True, ""), ("the answers", False, "repeats")]
+
+
+# ---- help
+
+def test_hints_are_offered_after_two_similar_failures(home):
+    learn.start(ID)
+    edit("sum(i in t for i in f)")
+    assert learn.check(ID).note == ""
+    edit("len(f) + 10")
+    assert learn.check(ID).note == ""                                     # another mistake
+    edit("len(f) + 10 # the same")
+    assert "learn hint 21.1" in learn.check(ID).note
+    ex = exercise(ID)
+    assert [learn.give_hint(ID) for _ in range(4)] == [f"Hint {n} of 3. {ex.hints[n - 1]}" for n in (1, 2, 3, 3)]
+    edit("len(f) + 11")
+    assert "learn solution 21.1" in learn.check(ID).note                   # three different ones, and no hint is left
+
+
+def test_the_solution_opens_after_three_different_attempts(home):
+    learn.start(ID)
+    for line in ("1", "1  # again", "1 + 0", "1"):
+        edit(line)
+        learn.check(ID)
+    with pytest.raises(LabError, match="so far: 2"): learn.give_solution(ID)
+    edit("2")
+    learn.check(ID)
+    told = learn.give_solution(ID)
+    assert GOOD in told and "### " not in told and "Why it works" in told and "How it is checked" not in told
+    assert next(r for r in learn.overview() if r["id"] == ID)["revealed"]
+
+
+def test_a_solution_read_after_the_pass_is_no_stain(home):
+    learn.start(ID)
+    edit(GOOD)
+    learn.check(ID)
+    learn.give_solution(ID)
+    assert not learn.standing(ID, learn.events()).revealed
+
+
+# ---- the journal
+
+def test_an_edited_journal_is_shown_as_not_verified(home):
+    learn.start(ID)
+    edit("2")
+    learn.check(ID)
+    file = home / "progress.jsonl"
+    file.write_text(file.read_text().replace('"fail"', '"pass"'))
+    assert learn.standing(ID, learn.events()).state == "not_verified"
+    assert "not verified" in rap("progress").stdout
+    assert "not verified" in learn.progress_page()
+
+
+@pytest.mark.parametrize("junk", ["", "{", "null", "[]", '{"at": 1}', "\x00\xff",
+                                  '{"at":"","exercise":"21.1","kind":"attempt","facts":{}}'])
+def test_junk_in_the_journal_is_survived(home, junk):
+    learn.note(ID, "start")
+    with open(home / "progress.jsonl", "a", encoding="utf-8") as f: f.write(junk)
+    learn.note(ID, "hint")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        s = learn.standing(ID, learn.events())
+        assert s.hints == 1 and s.state != "pass"
+        assert ID in learn.overview_text(learn.overview())
+
+
+def test_many_write_at_once(home):
+    with ThreadPoolExecutor(8) as pool: list(pool.map(lambda i: learn.note(ID, "hint", n=i), range(200)))
+    found = learn.events()
+    assert len(found) == 200 and all(e.verified for e in found)
+
+
+def test_progress_moves_to_another_home(home, tmp_path):
+    learn.start(ID)
+    edit(GOOD)
+    learn.check(ID)
+    other = tmp_path / "other"
+    assert "events written" in rap("export", str(tmp_path / "p.jsonl")).stdout
+    assert rap("import", str(tmp_path / "p.jsonl"), RAP_LAB_HOME=str(other)).stdout.startswith("2 events added, 0 of them")
+    assert rap("import", str(tmp_path / "p.jsonl"), RAP_LAB_HOME=str(other)).stdout.startswith("0 events added")
+    assert learn.standing(ID, learn.events(other)).state == "pass"
+
+
+def test_a_page_with_guesses(home):
+    from rap_analyzer.ledger import predict, record
+    predict("a.b", 30)
+    record("a.b", 10.0)
+    predict("a.b", 10)                                                    # too late to count
+    assert learn.guesses() == [("a.b", 30.0, 10.0)]
+    assert "page.html" in rap("progress", "--html", str(home / "page.html")).stdout
+    page = (home / "page.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 1 and "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", "").replace("https://matplotlib.org", "")
+    assert all(f"<td>{e}" in page for e in ids())
+
+
+# ---- copies
+
+def test_an_update_keeps_what_the_learner_wrote(home):
+    learn.start(ID)
+    edit(GOOD)
+    file, base = learn.copy_of(ID), home / "exercises" / ".base" / learn.copy_of(ID).name
+    was = json.loads(base.read_text())
+    was["cells"][1]["source"] = "an older story"                          # the course has moved on since
+    mine = json.loads(file.read_text())
+    mine["cells"][1]["source"] = "an older story"
+    mine["cells"].append(mine["cells"][-1] | {"id": "own", "source": "my = 1"})
+    base.write_text(json.dumps(was)), file.write_text(json.dumps(mine))
+    assert "brought up to date" in learn.start(ID)
+    now = json.loads(file.read_text())
+    assert now["cells"][-1]["source"] == "my = 1" and "an older story" not in json.dumps(now)
+    assert learn.check(ID).state == "pass"
+    assert "an older story" in file.with_suffix(".before-update.ipynb").read_text()
+    assert "is there" in learn.start(ID)
+
+
+def test_a_copy_that_is_no_notebook_is_not_overwritten(home):
+    learn.start(ID)
+    file = learn.copy_of(ID)
+    file.write_text("half a file")
+    (home / "exercises" / ".base" / file.name).unlink()
+    with pytest.raises(LabError, match="is not a notebook"): learn.start(ID)
+    assert file.read_text() == "half a file"
+    assert "fresh copy" in learn.reset(ID) and "half a file" in [p.read_text() for p in file.parent.glob("*.old1.ipynb")]
+
+
+def test_deleting_the_checker_cell_changes_nothing(home):
+    learn.start(ID)
+    edit("2")
+    nb = json.loads(learn.copy_of(ID).read_text())
+    nb["cells"] = [c for c in nb["cells"] if "#| check" not in "".join(c["source"])]
+    learn.copy_of(ID).write_text(json.dumps(nb))
+    assert learn.check(ID).state == "fail"
+    nb["cells"] = [c for c in nb["cells"] if "#| task" not in "".join(c["source"])]
+    learn.copy_of(ID).write_text(json.dumps(nb))
+    with pytest.raises(LabError, match="put that line back"): learn.check(ID)
+
+
+def test_a_missing_checker_is_an_error_not_a_pass(home, tmp_path, monkeypatch):
+    learn.start(ID)
+    (tmp_path / "repo" / "exercises").mkdir(parents=True)
+    (tmp_path / "repo" / "exercises" / "ids.toml").write_text('"21.1" = "21_recall_by_hand"')
+    (tmp_path / "repo" / "settings.ini").write_text("")
+    monkeypatch.setenv("RAP_SETTINGS", str(tmp_path / "repo" / "settings.ini"))
+    settings.cache_clear()
+    with pytest.raises(LabError, match="there is no notebook"): learn.check(ID)
+
+
+# ---- what is next
+
+def test_next_follows_the_reading_path(home, tmp_path, monkeypatch):
+    repo = tmp_path / "repo"
+    (repo / "nbs").mkdir(parents=True)
+    (repo / "exercises").symlink_to(settings().root / "exercises")
+    (repo / "settings.ini").write_text("")
+    last = list(ids())[-1]
+    (repo / "nbs" / "paths.toml").write_text(f'[[path]]\nname = "taste"\ntitle = "T"\nminutes = 9\n'
+                                             f'notebooks = ["nbs/START.ipynb", "exercises/{ids()[last].name}"]\n')
+    monkeypatch.setenv("RAP_SETTINGS", str(repo / "settings.ini"))
+    settings.cache_clear()
+    assert learn.next_exercise().id == last and [e.id for e in learn.order("taste")] == [last]
+    with pytest.raises(LabError, match="no reading path 'nowhere'; there are: taste"): learn.order("nowhere")
+
+
+# ---- the form of the exercises in a repository
+
+def test_form_sees_what_differs(tmp_path):
+    import shutil
+    root = Path(shutil.copytree(settings().root / "exercises", tmp_path / "exercises"))
+    assert learn.form(root) == []
+    copy = root / "21_recall_by_hand.ipynb"
+    copy.write_text(copy.read_text().replace("Change one line", "Change two lines"))
+    (root / "solutions" / "21_other.ipynb").write_text("{}")
+    (root / "ids.toml").write_text((root / "ids.toml").read_text() + '"21.9" = "21_recall_by_hand"\n"21.8" = ""\n')
+    said = "\n".join(learn.form(root))
+    for what in ("not what its solution notebook makes", "21_other.ipynb has no id", "a number never changes"): assert what in said
