@@ -6,9 +6,9 @@
 __all__ = ['app', 'lab_app', 'bench_app', 'adr_app', 'learn_app', 'AsJson', 'Id', 'QUESTION', 'show', 'main', 'lab_up',
            'lab_down', 'lab_status', 'describe', 'setup', 'similar', 'ingest', 'bench_search', 'bench_load_',
            'bench_build_', 'adr_export', 'adr_publish', 'learn_list', 'learn_start', 'learn_check', 'learn_hint',
-           'learn_solution', 'learn_reset', 'learn_next', 'learn_progress', 'learn_export', 'learn_import',
-           'learn_verify_all', 'claim_port', 'serve', 'ask_guess', 'measure_first', 'tell', 'first', 'open_lab',
-           'wait_for']
+           'learn_solution', 'learn_again', 'learn_reset', 'learn_next', 'learn_progress', 'learn_export',
+           'learn_import', 'learn_verify_all', 'claim_port', 'serve', 'ask_guess', 'measure_first', 'tell', 'first',
+           'open_lab', 'wait_for']
 
 # %% ../nbs/99_cli.ipynb #c09bdc42
 import json
@@ -179,7 +179,7 @@ def adr_publish(keys: Annotated[list[str], typer.Argument(help="Keys of recorded
     from rap_analyzer.decide.adr import publish
     for file in publish(keys): typer.echo(os.path.relpath(file))
 
-# %% ../nbs/99_cli.ipynb #638912f5
+# %% ../nbs/99_cli.ipynb #83db6604
 Id = Annotated[str, typer.Argument(help="An exercise's id: 21.1")]
 
 
@@ -210,7 +210,7 @@ def learn_check(
     show(verdict.as_dict(), json_, repr(verdict))
     raise typer.Exit(0 if verdict.state == "pass" else 1)
 
-# %% ../nbs/99_cli.ipynb #da318f5c
+# %% ../nbs/99_cli.ipynb #02eb6179
 @learn_app.command("hint")
 def learn_hint(id: Id) -> None:
     "The next of three hints."
@@ -225,13 +225,20 @@ def learn_solution(id: Id) -> None:
     typer.echo(give_solution(id))
 
 
+@learn_app.command("again")
+def learn_again(id: Id) -> None:
+    "The same idea in other clothes, for who has read the solution."
+    from rap_analyzer.learn import put_on_again
+    typer.echo(put_on_again(id))
+
+# %% ../nbs/99_cli.ipynb #e96f2600
 @learn_app.command("reset")
 def learn_reset(id: Id) -> None:
     "A fresh copy; the old one is kept beside it."
     from rap_analyzer.learn import reset
     typer.echo(reset(id))
 
-# %% ../nbs/99_cli.ipynb #bbb0dded
+
 @learn_app.command("next")
 def learn_next(path: Annotated[str | None, typer.Option(help="A reading path of nbs/paths.toml.")] = None) -> None:
     "What to do next."
@@ -250,14 +257,14 @@ def learn_progress(
     if html: html.write_text(progress_page(), encoding="utf-8")
     show(rows := overview(), json_, overview_text(rows) if not html else str(html))
 
-
+# %% ../nbs/99_cli.ipynb #2c9b9e39
 @learn_app.command("export")
 def learn_export(file: Annotated[Path, typer.Argument(help="Where to.")]) -> None:
     "Copy your journal to a file."
     from rap_analyzer.learn import export_progress
     typer.echo(f"{export_progress(file)} events written to {file}")
 
-# %% ../nbs/99_cli.ipynb #6ba029e4
+
 @learn_app.command("import")
 def learn_import(file: Annotated[Path, typer.Argument(help="What `export` wrote.")]) -> None:
     "Add the journal of another machine to yours; safe to repeat."

@@ -8,9 +8,9 @@ __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_END', 'CHI
            'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'Outcome', 'run_apart', 'kind_of', 'plain',
            'differs', 'short', 'Check', 'space_of', 'answers_of', 'explain_answers', 'judge_function', 'call',
            'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history',
-           'judge', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
+           'judge', 'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
 
-# %% ../nbs/03_exercises.ipynb #a08f2818
+# %% ../nbs/03_exercises.ipynb #bf1a2ead
 import ast
 import html
 import json
@@ -35,7 +35,7 @@ from pathlib import Path
 
 from .core import LabError, settings
 
-# %% ../nbs/03_exercises.ipynb #185f0c43
+# %% ../nbs/03_exercises.ipynb #a05f50a3
 MESSAGES = {
     "state.not_attempted": "not attempted", "state.error": "error", "state.fail": "not yet", "state.pass": "pass",
     "check.runs": "your code runs", "check.answers": "the answers",
@@ -52,7 +52,7 @@ MESSAGES = {
     "error.garbled": "What came back was no answer. Does your code write to files that it did not open?",
 }
 
-# %% ../nbs/03_exercises.ipynb #cf102936
+# %% ../nbs/03_exercises.ipynb #94926e08
 MESSAGES |= {
     "wrong.kind": "{asked}: expected {want}, got {got}.",
     "wrong.size": "{asked}: expected {want} items, got {got}.",
@@ -76,7 +76,7 @@ def translated(language: str) -> dict[str, str]:
     if language == "en" or not file.exists(): return {}
     return tomllib.loads(file.read_text(encoding="utf-8"))
 
-# %% ../nbs/03_exercises.ipynb #6af658d5
+# %% ../nbs/03_exercises.ipynb #78ceff91
 def words(
     id: str,  # of the message
     default: str | None = None,  # the English text of a message that is not in MESSAGES
@@ -88,8 +88,8 @@ def words(
     if text is None: raise LookupError(f"no message is called {id!r}")
     return text.format(**fields) if fields else text
 
-# %% ../nbs/03_exercises.ipynb #47a70d3b
-DIRECTIVE = re.compile(r"#\|\s*(exercise|look|task|check|hints|feedback|checker|wrong)\b[ \t]*([^\n]*)")
+# %% ../nbs/03_exercises.ipynb #0998ffeb
+DIRECTIVE = re.compile(r"#\|\s*(exercise|look|task|check|again|hints|feedback|checker|wrong)\b[ \t]*([^\n]*)")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def read(path: Path) -> list[Cell]:
     except FileNotFoundError: raise LabError(f"there is no notebook {path}.") from None
     except (OSError, ValueError, KeyError, TypeError) as e: raise LabError(f"{path} is not a notebook ({e}).") from None
 
-# %% ../nbs/03_exercises.ipynb #8069f206
+# %% ../nbs/03_exercises.ipynb #973e9a49
 def split_task(code: str) -> tuple[str, str]:  # with the solution, and as the learner gets it
     "A task cell, solved and open; ValueError when its marks are not in order."
     solved, opened, where = [], [], "both"
@@ -131,7 +131,7 @@ def split_task(code: str) -> tuple[str, str]:  # with the solution, and as the l
     if where != "both" or solved == opened: raise ValueError("a task needs ### BEGIN SOLUTION, ### STUB and ### END SOLUTION")
     return "\n".join(solved), "\n".join(opened)
 
-# %% ../nbs/03_exercises.ipynb #a94e813f
+# %% ../nbs/03_exercises.ipynb #bc8b0e9c
 def literals(code: str) -> dict[str, object]:
     "What a cell assigns, as long as it is written out; ValueError for anything that would have to be run."
     return {t.id: ast.literal_eval(n.value) for n in ast.parse(code).body if isinstance(n, ast.Assign) for t in n.targets
@@ -154,8 +154,9 @@ class Exercise:
     minutes: int = 5
     budget_s: float = 10
     measured: bool = False
+    again: tuple[str, str] = ("", "")  # the task in other clothes: with its solution, and open
 
-# %% ../nbs/03_exercises.ipynb #019428e1
+# %% ../nbs/03_exercises.ipynb #bcca8009
 def load_exercise(path: Path) -> Exercise:
     "Read a solution notebook; LabError says what is missing or doubled."
     cells = read(path)
@@ -171,16 +172,17 @@ def load_exercise(path: Path) -> Exercise:
     try:
         for name in ("exercise", "hints", "feedback"): said |= literals(one(name).text)
         solution, stub = split_task(task.text)
-        for code in (solution, stub, one("checker").text): ast.parse(code)
+        again = [split_task(c.text) for c in cells if c.directive == ("again", [named[0]])] or [("", "")]
+        for code in (solution, stub, one("checker").text, *again[0]): ast.parse(code)
     except (ValueError, SyntaxError) as e: raise bad(str(e)) from None
     wrong = {w[0]: (w[-1], c.text) for c in cells if c.directive[0] == "wrong" and (w := c.directive[1] or ["unnamed"])}
     given = tuple(c.text for c in cells[:cells.index(task)] if c.kind == "code" and not c.directive[0])
     title = cells[0].text.partition("\n")[0].removeprefix("# ")
     try: return Exercise(id=named[0], slug=Path(path).stem, title=title, given=given, solution=solution, stub=stub, wrong=wrong,
-                         checker=one("checker").text, **said)
+                         checker=one("checker").text, again=again[0], **said)
     except TypeError as e: raise bad(str(e).replace("Exercise.__init__()", "its cells")) from None
 
-# %% ../nbs/03_exercises.ipynb #90ffbce6
+# %% ../nbs/03_exercises.ipynb #89892979
 def ids(root: Path | None = None) -> dict[str, Path]:
     "The solution notebook of each exercise, by id, from ids.toml in the folder of the exercises."
     root = root or settings().root / "exercises"
@@ -200,7 +202,7 @@ def exercise(name: str, root: Path | None = None) -> Exercise:
     if name not in files: raise LabError(f"there is no exercise {name!r}; there are: {', '.join(sorted(files)) or 'none'}.")
     return load_exercise(files[name])
 
-# %% ../nbs/03_exercises.ipynb #528f299b
+# %% ../nbs/03_exercises.ipynb #66880d88
 CHILD_TELL = '''
 def tell(x, left, dumps=None):
     left[0] -= 1
@@ -218,7 +220,7 @@ def tell(x, left, dumps=None):
     return ["other", t.__name__]
 '''
 
-# %% ../nbs/03_exercises.ipynb #1b2b0dd6
+# %% ../nbs/03_exercises.ipynb #505723b6
 CHILD_RUN = '''
 import json, linecache, os, sys, traceback
 def main(fd, job, tell=tell, dumps=json.dumps, write=os.write, leave=os._exit, lines=linecache, trace=traceback):
@@ -242,7 +244,7 @@ def main(fd, job, tell=tell, dumps=json.dumps, write=os.write, leave=os._exit, l
     send()
 '''
 
-# %% ../nbs/03_exercises.ipynb #9fdc0fa2
+# %% ../nbs/03_exercises.ipynb #a089eae0
 CHILD_END = '''
 def named(e):
     try: return {"type": type(e).__name__, "message": str(e)[:300] or "no message"}
@@ -267,7 +269,7 @@ main(int(sys.argv[1]), job)
 '''
 CHILD = CHILD_TELL + CHILD_RUN + CHILD_END
 
-# %% ../nbs/03_exercises.ipynb #73bfc8a8
+# %% ../nbs/03_exercises.ipynb #9a1f9c91
 @dataclass(frozen=True)
 class Outcome:
     "What came back over the wall: answers (each a tag and its data), or what went wrong."
@@ -287,7 +289,7 @@ def _crowded(pid: int) -> bool:
     with suppress(psutil.Error): return len(psutil.Process(pid).children(recursive=True)) > MOST_PROCESSES
     return False
 
-# %% ../nbs/03_exercises.ipynb #1d153965
+# %% ../nbs/03_exercises.ipynb #d13d8dc2
 def _listen(child: subprocess.Popen, answer: int, end: float) -> tuple[str, bytes, bytes]:
     "Read both pipes until the child is gone, late or too many; returns what was wrong, the answer, and what was printed."
     most = {answer: KEPT_ANSWER, child.stdout.fileno(): KEPT_OUTPUT}
@@ -308,7 +310,7 @@ def _listen(child: subprocess.Popen, answer: int, end: float) -> tuple[str, byte
                 if not data: pipes.unregister(key.fd)
                 kept[key.fd] += data[:max(0, most[key.fd] - len(kept[key.fd]))]
 
-# %% ../nbs/03_exercises.ipynb #ff09cc3c
+# %% ../nbs/03_exercises.ipynb #9a4a485c
 MARK = "RAP_EXERCISE_RUN"
 
 
@@ -332,7 +334,7 @@ def _environment(mark: str, home: str) -> dict[str, str]:
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {**os.environ, **one, MARK: mark, "MPLBACKEND": "agg", "MPLCONFIGDIR": home, "PYTHONDONTWRITEBYTECODE": "1"}
 
-# %% ../nbs/03_exercises.ipynb #02a15ba8
+# %% ../nbs/03_exercises.ipynb #4f754de9
 Ask = tuple[str, str, list | None]  # what is asked, in words; a name; its arguments, or None for the value itself
 
 
@@ -359,7 +361,7 @@ def run_apart(
     return _outcome(wrong, said, printed.decode("utf-8", "replace"), child.returncode, time.monotonic() - began,
                     {"seconds": seconds, "memory_mb": memory_mb, "most": MOST_PROCESSES})
 
-# %% ../nbs/03_exercises.ipynb #af4aaa06
+# %% ../nbs/03_exercises.ipynb #b8f00e74
 def _outcome(wrong: str, said: bytes, printed: str, code: int, took: float, about: dict) -> Outcome:
     "What a child sent, or did not send, as a value."
     if wrong: return Outcome(error=wrong, about=about, printed=printed, seconds=took)
@@ -376,7 +378,7 @@ def _outcome(wrong: str, said: bytes, printed: str, code: int, took: float, abou
     if error == "raised" and reply.get("asked"): error = "asked"
     return Outcome(got, error, about, printed, took)
 
-# %% ../nbs/03_exercises.ipynb #17076d49
+# %% ../nbs/03_exercises.ipynb #18c7523e
 KINDS = {"nothing": "None", "truth": "True or False", "int": "a number", "float": "a number", "text": "text", "rows": "a list",
          "map": "a dict", "huge": "something too big to look at"}
 
@@ -396,7 +398,7 @@ def plain(tagged: list) -> object:
     if tag in ("other", "huge"): raise LookupError(tag)
     return float(data[0]) if tag == "float" else data[0] if data else None
 
-# %% ../nbs/03_exercises.ipynb #39a9af81
+# %% ../nbs/03_exercises.ipynb #c74c04ce
 def differs(
     tagged: list,  # what came over the wall
     want: object,  # what should have come
@@ -423,7 +425,7 @@ def short(value: object, most: int = 80) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= most else text[:most - 4] + " ..."
 
-# %% ../nbs/03_exercises.ipynb #99cbb1c1
+# %% ../nbs/03_exercises.ipynb #658a57a0
 @dataclass(frozen=True)
 class Check:
     "One thing that was looked at."
@@ -448,7 +450,7 @@ def answers_of(f: Callable, cases: Sequence[tuple]) -> list:  # one for each cas
         except Exception: out.append(...)
     return out
 
-# %% ../nbs/03_exercises.ipynb #ff7bb3ec
+# %% ../nbs/03_exercises.ipynb #485d90bd
 def explain_answers(
     got: Sequence[list],  # what came over the wall
     truth: Sequence[object],  # what should have come
@@ -462,7 +464,7 @@ def explain_answers(
     best = {belief: max(map(explained, sets)) for belief, sets in rivals.items() if sets}
     return max(best.items(), key=lambda b: b[1], default=("", 0.0))
 
-# %% ../nbs/03_exercises.ipynb #a916938f
+# %% ../nbs/03_exercises.ipynb #fb0e2cb5
 def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], fresh: int, seed: int) -> Iterator[Check]:
     "The verdict about a function: its answers beside the truth, and the belief that explains them."
     truth = answers_of(own["truth"], cases)
@@ -473,7 +475,7 @@ def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], f
         yield Check(name, True, words("pass.cases", n=len(cases), fresh=fresh))
         return
     rivals: dict = {}
-    for belief, code in ex.wrong.values():
+    for belief, code in ex.wrong.values() if "__name__" in own else ():      # none are written for other clothes
         rivals.setdefault(belief, []).append(answers_of(space_of("\n".join([*ex.given, code]))[own["name"]], cases))
     for belief, f in own.get("rivals", ()): rivals.setdefault(belief, []).append(answers_of(f, cases))
     belief, share = explain_answers(got, truth, rivals)
@@ -486,7 +488,7 @@ def call(name: str, args: Sequence[object]) -> str:
     "A call as one would type it."
     return f"{name}({', '.join(short(a, 60) for a in args)})"
 
-# %% ../nbs/03_exercises.ipynb #eb42ef9f
+# %% ../nbs/03_exercises.ipynb #55b47658
 def about_belief(ex: Exercise, belief: str, sure: bool = True) -> str:
     "What is said about a belief: its words, and the experiment that would tell."
     if not belief: return words("fail.unknown")
@@ -499,7 +501,7 @@ def hint(ex: Exercise, number: int) -> str:
     "The hint of that number, from 1."
     return words(f"{ex.id}.hint.{number}", ex.hints[number - 1])
 
-# %% ../nbs/03_exercises.ipynb #63005b76
+# %% ../nbs/03_exercises.ipynb #6165256e
 @dataclass(frozen=True, repr=False)
 class Verdict:
     "What came of one attempt."
@@ -523,7 +525,7 @@ class Verdict:
 
     def _repr_html_(self) -> str: return verdict_html(self)
 
-# %% ../nbs/03_exercises.ipynb #fbe6a8ed
+# %% ../nbs/03_exercises.ipynb #8e1c1c54
 def wrap(text: str, width: int = 100) -> list[str]:
     "A text in lines that fit a terminal; none for no text."
     import textwrap
@@ -541,19 +543,19 @@ def verdict_html(v: Verdict) -> str:
             f"<b>{html.escape(v.id)}: {html.escape(words('state.' + v.state))}</b>"
             f'<ul style="list-style:none;padding-left:0">{rows}</ul>{note}{trace}</div>')
 
-# %% ../nbs/03_exercises.ipynb #70489af0
+# %% ../nbs/03_exercises.ipynb #d2cb3175
 def bare(code: str) -> str:
     "A cell without what only a notebook understands."
     if code.lstrip().startswith("%%"): return ""
     return "\n".join("" if re.match(r"\s*[%!?]", line) else line for line in code.splitlines())
 
 
-def program(cells: Sequence[Cell], name: str) -> list[tuple[int, str]]:  # number and code, the task last
-    "The learner's program: their code cells up to and including the task."
-    tasks = [i for i, c in enumerate(cells) if c.directive == ("task", [name])]
-    if not tasks: raise LabError(f"no cell begins with `#| task {name}`: put that line back on top of your answer, or reset.")
+def program(cells: Sequence[Cell], name: str, which: str = "task") -> list[tuple[int, str]]:  # number and code, the task last
+    "The learner's program: their code cells up to and including the task (or the task in other clothes, `again`)."
+    tasks = [i for i, c in enumerate(cells) if c.directive == (which, [name])]
+    if not tasks: raise LabError(f"no cell begins with `#| {which} {name}`: put that line back on top of your answer, or reset.")
     code = [(i + 1, bare(c.text)) for i, c in enumerate(cells[:tasks[-1] + 1])
-            if c.kind == "code" and c.directive[0] in ("", "task")]
+            if c.kind == "code" and c.directive[0] in ("", "task", "again")]
     return [(i, text) for i, text in code if text.strip()]
 
 
@@ -562,7 +564,7 @@ def same_code(a: str, b: str) -> bool:
     try: return ast.dump(ast.parse(a)) == ast.dump(ast.parse(b))
     except SyntaxError: return a.split() == b.split()
 
-# %% ../nbs/03_exercises.ipynb #2cf17353
+# %% ../nbs/03_exercises.ipynb #c7f7b9c4
 def _names(code: str) -> tuple[set[str], set[str]]:  # made at the top level, and used anywhere
     "The names that a cell makes and uses; none for what does not parse."
     try: tree = ast.parse(bare(code))
@@ -573,11 +575,11 @@ def _names(code: str) -> tuple[set[str], set[str]]:  # made at the top level, an
     return made, {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
 
-def from_history(executed: Sequence[str], name: str) -> list[Cell]:
+def from_history(executed: Sequence[str], name: str, which: str = "task") -> list[Cell]:
     "What of a session the newest task cell rests on, in the order in which it was run."
     cells = [Cell("code", text) for text in executed]
-    tasks = [i for i, c in enumerate(cells) if c.directive == ("task", [name])]
-    if not tasks: raise LabError(f"run the cell that begins with `#| task {name}` first, then check.")
+    tasks = [i for i, c in enumerate(cells) if c.directive == (which, [name])]
+    if not tasks: raise LabError(f"run the cell that begins with `#| {which} {name}` first, then check.")
     keep, made = {tasks[-1]}, [_names(c.text) for c in cells]
     wanted, done = set(made[tasks[-1]][1]), set(made[tasks[-1]][0])
     while missing := wanted - done:
@@ -587,17 +589,19 @@ def from_history(executed: Sequence[str], name: str) -> list[Cell]:
         if maker is not None and maker not in keep: keep.add(maker); wanted |= made[maker][1]
     return [cells[i] for i in sorted(keep - {tasks[-1]})] + [cells[tasks[-1]]]
 
-# %% ../nbs/03_exercises.ipynb #59d59ab1
+# %% ../nbs/03_exercises.ipynb #3f0d7880
 def judge(
     ex: Exercise,  # what was asked
     cells: Sequence[tuple[int, str]],  # the learner's program, the task last
     seed: int | None = None,  # of the questions drawn at random; a new one by default
     trace: bool = False,  # tell the traceback
+    again: bool = False,  # the task in other clothes
 ) -> Verdict:
     "Run a program behind the wall, ask, and compare here."
-    if same_code(cells[-1][1], ex.stub):
+    if same_code(cells[-1][1], ex.again[1] if again else ex.stub):
         return Verdict(ex.id, "not_attempted", (Check(words("check.runs"), False, words("verdict.not_attempted", id=ex.id)),))
     seed, own = secrets.randbelow(10**6) if seed is None else seed, space_of(ex.checker)
+    if again: own = own["again"]
     cases, fresh = drawn(own, seed)
     asks = [(call(own["name"], c), own["name"], list(c)) for c in cases] if cases else own["asks"]
     out = run_apart(cells, asks, ex.budget_s)
@@ -605,12 +609,18 @@ def judge(
     checks = [Check(words("check.runs"), True)]
     evidence = {"seed": seed, "seconds": round(out.seconds, 3)}
     if cases: checks += judge_function(ex, own, out.got, cases, fresh, seed)
-    else: checks += judged(ex, own["judge"](out.got, random.Random(seed), evidence))
+    else: checks += judged(ex, own["judge"](list(map(harmless, out.got)), random.Random(seed), evidence))
     state = "pass" if all(c.ok for c in checks) else "fail"
     if cases: evidence |= {"questions": len(cases), "fresh": fresh}
     return Verdict(ex.id, state, tuple(checks), evidence)
 
-# %% ../nbs/03_exercises.ipynb #f2255910
+# %% ../nbs/03_exercises.ipynb #f61bde7b
+def harmless(tagged: list) -> object:  # None for what is no plain value
+    "What came over the wall as a Python value, whatever it was."
+    try: return plain(tagged)
+    except (LookupError, TypeError): return None
+
+
 def drawn(own: dict, seed: int) -> tuple[list[tuple], int]:  # questions, and how many of them are drawn
     "The fixed questions of a checker, then those from a fresh seed; none for an exercise that judges by itself."
     if "cases" not in own: return [], 0
@@ -627,24 +637,26 @@ def failed_to_run(ex: Exercise, out: Outcome, trace: bool) -> Verdict:
     return Verdict(ex.id, "error", (Check(words("check.runs"), False, said),), {"error": out.error},
                    trace=out.about.get("trace", "") if trace else "")
 
-
+# %% ../nbs/03_exercises.ipynb #520ced06
 def judged(ex: Exercise, checks: Iterator[Check]) -> Iterator[Check]:
     "What an exercise's own judge found, with words about the beliefs that it recognised."
     for c in checks:
         more = " " + about_belief(ex, c.belief) if c.belief and not c.ok else ""
         yield Check(c.name, c.ok, c.message + more, c.belief)
 
-# %% ../nbs/03_exercises.ipynb #082d6a7c
+# %% ../nbs/03_exercises.ipynb #5c6fa7ce
 def verify(ex: Exercise, seed: int | None = None) -> dict:  # id, seconds, problems
     "Hold an exercise to its word."
     began, problems = time.monotonic(), []
     given = list(enumerate(ex.given, 1))
-    def run(code: str) -> Verdict: return judge(ex, [*given, (len(given) + 1, code)], seed)
+    def run(code: str, again: bool = False) -> Verdict: return judge(ex, [*given, (len(given) + 1, code)], seed, again=again)
     def whole(v: Verdict) -> str: return f"{v.state}: {'; '.join(c.message for c in v.checks if not c.ok)}"
     clean = run_apart([*given, (len(given) + 1, ex.stub)], [], ex.budget_s)
     if clean.error: problems.append(f"its stub does not run clean ({clean.error}: {clean.about.get('message', '')})")
     if (v := run(ex.stub)).state != "not_attempted": problems.append(f"its stub is {v.state}")
     if (v := run(ex.solution)).state != "pass": problems.append(f"its solution does not pass: {whole(v)}")
+    if ex.again[0] and (states := [run(code, True).state for code in ex.again]) != ["pass", "not_attempted"]:
+        problems.append(f"in other clothes its solution and its stub are {states}")
     for name, (belief, code) in ex.wrong.items():
         v = run(code)
         if v.state != "fail": problems.append(f"wrong answer {name!r} should fail: {whole(v)}")
@@ -653,7 +665,7 @@ def verify(ex: Exercise, seed: int | None = None) -> dict:  # id, seconds, probl
     return {"id": ex.id, "slug": ex.slug, "ok": not problems, "problems": problems, "wrong": len(ex.wrong),
             "measured": ex.measured, "seconds": round(time.monotonic() - began, 1)}
 
-# %% ../nbs/03_exercises.ipynb #5e9e8c05
+# %% ../nbs/03_exercises.ipynb #c5ce3b91
 def lint(ex: Exercise) -> list[str]:  # one sentence each
     "What is wrong with the form of an exercise."
     found = []

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MESSAGES', 'PAGE', 'Event', 'seal_of', 'parse_event', 'events', 'note', 'Standing', 'standing', 'offer',
            'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'session', 'attempt_of', 'check', 'give_hint',
-           'give_solution', 'order', 'next_exercise', 'overview', 'overview_text', 'guesses', 'guess_plot',
-           'progress_page', 'export_progress', 'import_progress', 'form', 'verify_all']
+           'give_solution', 'put_on_again', 'order', 'next_exercise', 'overview', 'overview_text', 'guesses',
+           'guess_plot', 'progress_page', 'export_progress', 'import_progress', 'form', 'verify_all']
 
-# %% ../nbs/04_learn.ipynb #017e8ddc
+# %% ../nbs/04_learn.ipynb #c1586619
 import fcntl
 import hashlib
 import html
@@ -26,7 +26,7 @@ from . import exercises as engine
 from .core import LabError, progress, settings
 from .exercises import MESSAGES, Exercise, Verdict, exercise, exercises, ids, judge, read, stub, words
 
-# %% ../nbs/04_learn.ipynb #07997581
+# %% ../nbs/04_learn.ipynb #cd0336d3
 @dataclass(frozen=True)
 class Event:
     "Something that happened with an exercise: start, attempt, hint, solution, reset."
@@ -52,7 +52,7 @@ def _journal(home: Path | None) -> Path:
     "The journal's file."
     return Path(home or settings().home) / "progress.jsonl"
 
-# %% ../nbs/04_learn.ipynb #6b52fdfc
+# %% ../nbs/04_learn.ipynb #167c3b74
 def parse_event(line: str) -> Event:
     "A line of a journal; ValueError if it is none."
     try: e = Event(**json.loads(line))
@@ -76,7 +76,7 @@ def note(name: str, kind: str, home: Path | None = None, **facts: object) -> Eve
     e = Event(datetime.now(UTC).isoformat(timespec="milliseconds"), name, kind, json.loads(json.dumps(facts)))
     return _append([replace(e, seal=seal_of(e))], home)[0]
 
-# %% ../nbs/04_learn.ipynb #1e84dcde
+# %% ../nbs/04_learn.ipynb #23b9c91f
 def _append(new: Sequence[Event], home: Path | None) -> Sequence[Event]:
     "Write events at the end, each on a line of its own even after a line that was cut short."
     file = _journal(home)
@@ -90,7 +90,7 @@ def _append(new: Sequence[Event], home: Path | None) -> Sequence[Event]:
         os.fsync(f.fileno())
     return new
 
-# %% ../nbs/04_learn.ipynb #ef52287b
+# %% ../nbs/04_learn.ipynb #18a5df43
 @dataclass(frozen=True)
 class Standing:
     "Where a learner stands with one exercise."
@@ -119,15 +119,16 @@ def standing(name: str, happened: Sequence[Event]) -> Standing:
         again=any(e.facts.get("again") and e.facts["state"] == "pass" for e in tries),
         signs=tuple(tuple(e.facts["sign"]) for e in tries), at=mine[-1].at if mine else "")
 
-# %% ../nbs/04_learn.ipynb #e53f51ce
+# %% ../nbs/04_learn.ipynb #3de93eaa
 MESSAGES |= {
     "state.not_verified": "not verified",
     "offer.hint": "Twice in the same way. A question that may help: rap-analyzer learn hint {id}",
     "offer.solution": "After three different attempts the solution is open: rap-analyzer learn solution {id}",
     "offer.next": "What comes next: rap-analyzer learn next",
     "offer.again": "You have seen a solution. Once more in other clothes: rap-analyzer learn again {id}",
+    "again.none": "{id} has no other clothes; the idea comes back in later exercises.",
+    "again.there": "It stands behind your answer, in {file}: the cell that begins with `#| again {id}`. Check as before.",
     "hint.step": "Hint {n} of 3. {text}",
-    "hint.last": "That was the last hint. {more}",
     "solution.closed": "The solution of {id} opens after a pass or three different attempts; so far: {n}. "
                        "A hint: rap-analyzer learn hint {id}",
     "start.new": "Your copy: {file}. Open it in JupyterLab, or in any editor of notebooks.",
@@ -140,13 +141,13 @@ MESSAGES |= {
 }
 
 
-def offer(s: Standing) -> str:
-    "What to offer somebody who stands there; often nothing."
-    if s.state == "pass": return words("offer.again", id=s.id) if s.revealed and not s.again else words("offer.next")
+def offer(s: Standing, again: bool = False) -> str:
+    "What to offer somebody who stands there; often nothing. `again`: the exercise can be had in other clothes."
+    if s.state == "pass": return words("offer.again", id=s.id) if again and s.revealed and not s.again else words("offer.next")
     if len(s.signs) > 1 and s.signs[-1] == s.signs[-2] and s.hints < 3: return words("offer.hint", id=s.id)
     return words("offer.solution", id=s.id) if s.different >= 3 else ""
 
-# %% ../nbs/04_learn.ipynb #c0e9c28c
+# %% ../nbs/04_learn.ipynb #acfc4b9b
 def _text(cell: dict) -> str: return "".join(cell["source"])
 
 
@@ -163,7 +164,7 @@ def merge_cells(base: list[dict], mine: list[dict], theirs: list[dict]) -> tuple
         at = next((n for n, o in enumerate(out, 1) if o.get("id") == i), at)
     return out, both
 
-# %% ../nbs/04_learn.ipynb #57ed545f
+# %% ../nbs/04_learn.ipynb #bdd98491
 def copy_of(name: str, home: Path | None = None) -> Path:
     "Where the learner's copy of an exercise is, or will be."
     return Path(home or settings().home) / "exercises" / ids()[exercise(name).id].name
@@ -188,7 +189,7 @@ def start(name: str, home: Path | None = None) -> str:  # what happened, in word
     if kept.exists() and kept.read_text(encoding="utf-8") == today: return words("start.there", file=short_path(file))
     return _update(file, kept, today)
 
-# %% ../nbs/04_learn.ipynb #cbd2f3ef
+# %% ../nbs/04_learn.ipynb #e762d510
 def short_path(file: Path) -> str:
     "A path from here, if that is shorter."
     return min(str(file), os.path.relpath(file), key=len)
@@ -217,7 +218,7 @@ def reset(name: str, home: Path | None = None) -> str:  # what happened, in word
     note(exercise(name).id, "reset", home)
     return words("reset.done", file=short_path(file), old=short_path(old))
 
-# %% ../nbs/04_learn.ipynb #7b6f7956
+# %% ../nbs/04_learn.ipynb #a58a2a61
 def session() -> list[str]:
     "The cells that this kernel has executed, oldest first; none outside of a notebook."
     from sys import modules
@@ -225,15 +226,20 @@ def session() -> list[str]:
     return list(shell.history_manager.input_hist_raw) if shell else []
 
 
-def attempt_of(name: str, notebook: Path | None, home: Path | None) -> list[tuple[int, str]]:
-    "The learner's program: from the notebook named, the running kernel, or the copy under work/."
-    executed = [] if notebook else session()
-    if any(f"#| task {name}" in text for text in executed): return engine.program(engine.from_history(executed, name), name)
+def attempt_of(name: str, notebook: Path | None, home: Path | None) -> tuple[list[tuple[int, str]], bool]:
+    "The learner's program, from the notebook named, the kernel, or the copy under work/; and is it the one in other clothes?"
+    cells = [engine.Cell("code", text) for text in ([] if notebook else session())]
+    asked = [c.directive[0] for c in cells if c.directive in (("task", [name]), ("again", [name]))]
+    if asked:
+        which = "again" if "again" in asked else "task"
+        return engine.program(engine.from_history([c.text for c in cells], name, which), name, which), which == "again"
     file = Path(notebook) if notebook else copy_of(name, home)
     if not notebook and not file.exists(): raise LabError(f"you have no copy of {name} yet: rap-analyzer learn start {name}")
-    return engine.program(read(file), name)
+    cells = read(file)
+    which = "again" if any(c.directive == ("again", [name]) for c in cells) else "task"
+    return engine.program(cells, name, which), which == "again"
 
-# %% ../nbs/04_learn.ipynb #f18daf37
+# %% ../nbs/04_learn.ipynb #fe4bb82e
 def check(
     name: str,  # an exercise's id: 21.1
     notebook: str | Path | None = None,  # judge this file; default: the running kernel, else your copy
@@ -244,13 +250,13 @@ def check(
 ) -> Verdict:
     "Judge an attempt and write it down."
     ex = exercise(name)
-    cells = attempt_of(ex.id, notebook, home)
-    v = judge(ex, cells, seed, trace)
+    cells, again = attempt_of(ex.id, notebook, home)
+    v = judge(ex, cells, seed, trace, again)
     if v.state == "not_attempted": return v
     sign = sorted({c.belief or c.name for c in v.checks if not c.ok}) + [v.evidence.get("error", "")]
     code = hashlib.sha256(_said(cells[-1][1])).hexdigest()[:16]
-    note(ex.id, "attempt", home, state=v.state, code=code, sign=sign, evidence=v.evidence)
-    return replace(v, note=offer(standing(ex.id, events(home))))
+    note(ex.id, "attempt", home, state=v.state, code=code, sign=sign, evidence=v.evidence, again=again)
+    return replace(v, note=offer(standing(ex.id, events(home)), bool(ex.again[0])))
 
 
 def _said(code: str) -> bytes:
@@ -259,7 +265,7 @@ def _said(code: str) -> bytes:
     try: return ast.dump(ast.parse(code)).encode()
     except SyntaxError: return "".join(code.split()).encode()
 
-# %% ../nbs/04_learn.ipynb #9b6f7889
+# %% ../nbs/04_learn.ipynb #013911b3
 def give_hint(name: str, home: Path | None = None) -> str:
     "The next hint of the ladder; the last one again when there is no next."
     ex = exercise(name)
@@ -280,7 +286,21 @@ def give_solution(name: str, home: Path | None = None) -> str:
     why = "\n\n".join(c.text.partition("\n## How it is checked")[0] for c in cells[after + 1:end] if c.kind == "markdown")
     return f"{ex.solution}\n\n{why}".rstrip()
 
-# %% ../nbs/04_learn.ipynb #de9a5735
+# %% ../nbs/04_learn.ipynb #7a6fd03e
+def put_on_again(name: str, home: Path | None = None) -> str:  # what happened, in words
+    "Add the task in other clothes to the learner's copy, behind their answer."
+    ex, file = exercise(name), copy_of(name, home)
+    if not ex.again[0]: return words("again.none", id=ex.id)
+    if not file.exists(): start(name, home)
+    nb, cells = json.loads(file.read_text(encoding="utf-8")), read(file)
+    if not any(c.directive == ("again", [ex.id]) for c in cells):
+        at = max((i for i, c in enumerate(cells, 1) if c.directive == ("task", [ex.id])), default=len(cells))
+        new = {"cell_type": "code", "id": f"again-{ex.id.replace('.', '-')}", "metadata": {}, "source": ex.again[1]}
+        nb["cells"].insert(at, new | {"outputs": [], "execution_count": None})
+        _save(file, json.dumps(nb, indent=1, ensure_ascii=False) + "\n")
+    return words("again.there", id=ex.id, file=short_path(file))
+
+# %% ../nbs/04_learn.ipynb #1af091e2
 def order(path: str | None = None) -> list[Exercise]:
     "The exercises in the order of a reading path (default: all paths, one after the other), then the rest by number."
     every, file = {e.id: e for e in exercises()}, settings().root / "nbs" / "paths.toml"
@@ -297,7 +317,7 @@ def next_exercise(path: str | None = None, home: Path | None = None) -> Exercise
     happened = events(home)
     return next((e for e in order(path) if standing(e.id, happened).state != "pass"), None)
 
-# %% ../nbs/04_learn.ipynb #bfa55b5f
+# %% ../nbs/04_learn.ipynb #6159d17f
 def overview(home: Path | None = None) -> list[dict]:  # one for each exercise
     "Every exercise and where the learner stands."
     happened = events(home)
@@ -312,7 +332,7 @@ def overview_text(rows: Sequence[dict]) -> str:
         return ", ".join([words("state." + r["state"]), *counts, *["solution seen"] * r["revealed"]])
     return "\n".join(f"{r['id']:>5}  {r['title']:<62.62}  {said(r)}" for r in rows)
 
-# %% ../nbs/04_learn.ipynb #9efdf520
+# %% ../nbs/04_learn.ipynb #acdb5832
 def guesses(home: Path | None = None) -> list[tuple[str, float, float]]:  # key, guess, truth
     "Every guess that was made in time, beside what was measured first after it."
     from rap_analyzer.ledger import predictions, runs
@@ -338,7 +358,7 @@ def guess_plot(points: Sequence[tuple[str, float, float]]) -> str:  # SVG
     fig.savefig(out := io.StringIO(), format="svg", metadata={"Date": None})
     return out.getvalue().partition("<svg")[1] + out.getvalue().partition("<svg")[2]
 
-# %% ../nbs/04_learn.ipynb #03e07c51
+# %% ../nbs/04_learn.ipynb #362cef15
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Progress</title><style>body{{font:16px/1.5 system-ui;max-width:60em;margin:2em auto;padding:0 1em}}
 td,th{{padding:.2em .8em;text-align:left;border-bottom:1px solid #ccc}}svg{{max-width:100%;height:auto}}</style>
@@ -357,7 +377,7 @@ def progress_page(home: Path | None = None) -> str:  # HTML
     plot = guess_plot(points) if points else "<p>No guess yet: the chapters ask for them.</p>"
     return PAGE.format(count=sum(r["state"] == "pass" for r in rows), n=len(rows), rows="\n".join(lines), plot=plot)
 
-# %% ../nbs/04_learn.ipynb #b45bb2d9
+# %% ../nbs/04_learn.ipynb #d506482c
 def export_progress(file: Path, home: Path | None = None) -> int:  # events written
     "Copy the journal to a file."
     kept = events(home)
@@ -376,7 +396,7 @@ def import_progress(file: Path, home: Path | None = None) -> tuple[int, int]:  #
     _append(new, home)
     return len(new), sum(not e.verified for e in new)
 
-# %% ../nbs/04_learn.ipynb #a9e34e07
+# %% ../nbs/04_learn.ipynb #d4a2f53e
 def form(root: Path) -> list[str]:  # one sentence each
     "What is wrong with the exercises of a repository, without running them: form, ids, stubs that differ from their source."
     known, found = ids(root), []
