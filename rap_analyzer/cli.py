@@ -179,7 +179,7 @@ def adr_publish(keys: Annotated[list[str], typer.Argument(help="Keys of recorded
     from rap_analyzer.decide.adr import publish
     for file in publish(keys): typer.echo(os.path.relpath(file))
 
-# %% ../nbs/99_cli.ipynb #83db6604
+# %% ../nbs/99_cli.ipynb #85a3bf57
 Id = Annotated[str, typer.Argument(help="An exercise's id: 21.1")]
 
 
@@ -210,7 +210,7 @@ def learn_check(
     show(verdict.as_dict(), json_, repr(verdict))
     raise typer.Exit(0 if verdict.state == "pass" else 1)
 
-# %% ../nbs/99_cli.ipynb #02eb6179
+# %% ../nbs/99_cli.ipynb #1b295abd
 @learn_app.command("hint")
 def learn_hint(id: Id) -> None:
     "The next of three hints."
@@ -231,7 +231,7 @@ def learn_again(id: Id) -> None:
     from rap_analyzer.learn import put_on_again
     typer.echo(put_on_again(id))
 
-# %% ../nbs/99_cli.ipynb #e96f2600
+# %% ../nbs/99_cli.ipynb #4eda4ccd
 @learn_app.command("reset")
 def learn_reset(id: Id) -> None:
     "A fresh copy; the old one is kept beside it."
@@ -257,7 +257,7 @@ def learn_progress(
     if html: html.write_text(progress_page(), encoding="utf-8")
     show(rows := overview(), json_, overview_text(rows) if not html else str(html))
 
-# %% ../nbs/99_cli.ipynb #2c9b9e39
+# %% ../nbs/99_cli.ipynb #abb07c20
 @learn_app.command("export")
 def learn_export(file: Annotated[Path, typer.Argument(help="Where to.")]) -> None:
     "Copy your journal to a file."

@@ -10,7 +10,7 @@ __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_END', 'CHI
            'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history',
            'judge', 'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
 
-# %% ../nbs/03_exercises.ipynb #bf1a2ead
+# %% ../nbs/03_exercises.ipynb #4bf42440
 import ast
 import html
 import json
@@ -35,7 +35,7 @@ from pathlib import Path
 
 from .core import LabError, settings
 
-# %% ../nbs/03_exercises.ipynb #a05f50a3
+# %% ../nbs/03_exercises.ipynb #49e79d16
 MESSAGES = {
     "state.not_attempted": "not attempted", "state.error": "error", "state.fail": "not yet", "state.pass": "pass",
     "check.runs": "your code runs", "check.answers": "the answers",
@@ -52,7 +52,7 @@ MESSAGES = {
     "error.garbled": "What came back was no answer. Does your code write to files that it did not open?",
 }
 
-# %% ../nbs/03_exercises.ipynb #94926e08
+# %% ../nbs/03_exercises.ipynb #aa4eccf9
 MESSAGES |= {
     "wrong.kind": "{asked}: expected {want}, got {got}.",
     "wrong.size": "{asked}: expected {want} items, got {got}.",
@@ -76,7 +76,7 @@ def translated(language: str) -> dict[str, str]:
     if language == "en" or not file.exists(): return {}
     return tomllib.loads(file.read_text(encoding="utf-8"))
 
-# %% ../nbs/03_exercises.ipynb #78ceff91
+# %% ../nbs/03_exercises.ipynb #7206fa04
 def words(
     id: str,  # of the message
     default: str | None = None,  # the English text of a message that is not in MESSAGES
@@ -88,7 +88,7 @@ def words(
     if text is None: raise LookupError(f"no message is called {id!r}")
     return text.format(**fields) if fields else text
 
-# %% ../nbs/03_exercises.ipynb #0998ffeb
+# %% ../nbs/03_exercises.ipynb #2035fa02
 DIRECTIVE = re.compile(r"#\|\s*(exercise|look|task|check|again|hints|feedback|checker|wrong)\b[ \t]*([^\n]*)")
 
 
@@ -114,7 +114,7 @@ def read(path: Path) -> list[Cell]:
     except FileNotFoundError: raise LabError(f"there is no notebook {path}.") from None
     except (OSError, ValueError, KeyError, TypeError) as e: raise LabError(f"{path} is not a notebook ({e}).") from None
 
-# %% ../nbs/03_exercises.ipynb #973e9a49
+# %% ../nbs/03_exercises.ipynb #2e972c0e
 def split_task(code: str) -> tuple[str, str]:  # with the solution, and as the learner gets it
     "A task cell, solved and open; ValueError when its marks are not in order."
     solved, opened, where = [], [], "both"
@@ -131,7 +131,7 @@ def split_task(code: str) -> tuple[str, str]:  # with the solution, and as the l
     if where != "both" or solved == opened: raise ValueError("a task needs ### BEGIN SOLUTION, ### STUB and ### END SOLUTION")
     return "\n".join(solved), "\n".join(opened)
 
-# %% ../nbs/03_exercises.ipynb #bc8b0e9c
+# %% ../nbs/03_exercises.ipynb #7e02d7a0
 def literals(code: str) -> dict[str, object]:
     "What a cell assigns, as long as it is written out; ValueError for anything that would have to be run."
     return {t.id: ast.literal_eval(n.value) for n in ast.parse(code).body if isinstance(n, ast.Assign) for t in n.targets
@@ -156,7 +156,7 @@ class Exercise:
     measured: bool = False
     again: tuple[str, str] = ("", "")  # the task in other clothes: with its solution, and open
 
-# %% ../nbs/03_exercises.ipynb #bcca8009
+# %% ../nbs/03_exercises.ipynb #2d53637c
 def load_exercise(path: Path) -> Exercise:
     "Read a solution notebook; LabError says what is missing or doubled."
     cells = read(path)
@@ -182,7 +182,7 @@ def load_exercise(path: Path) -> Exercise:
                          checker=one("checker").text, again=again[0], **said)
     except TypeError as e: raise bad(str(e).replace("Exercise.__init__()", "its cells")) from None
 
-# %% ../nbs/03_exercises.ipynb #89892979
+# %% ../nbs/03_exercises.ipynb #ab4c8908
 def ids(root: Path | None = None) -> dict[str, Path]:
     "The solution notebook of each exercise, by id, from ids.toml in the folder of the exercises."
     root = root or settings().root / "exercises"
@@ -202,7 +202,7 @@ def exercise(name: str, root: Path | None = None) -> Exercise:
     if name not in files: raise LabError(f"there is no exercise {name!r}; there are: {', '.join(sorted(files)) or 'none'}.")
     return load_exercise(files[name])
 
-# %% ../nbs/03_exercises.ipynb #66880d88
+# %% ../nbs/03_exercises.ipynb #a3eed2a7
 CHILD_TELL = '''
 def tell(x, left, dumps=None):
     left[0] -= 1
@@ -220,7 +220,7 @@ def tell(x, left, dumps=None):
     return ["other", t.__name__]
 '''
 
-# %% ../nbs/03_exercises.ipynb #505723b6
+# %% ../nbs/03_exercises.ipynb #10d88c84
 CHILD_RUN = '''
 import json, linecache, os, sys, traceback
 def main(fd, job, tell=tell, dumps=json.dumps, write=os.write, leave=os._exit, lines=linecache, trace=traceback):
@@ -244,7 +244,7 @@ def main(fd, job, tell=tell, dumps=json.dumps, write=os.write, leave=os._exit, l
     send()
 '''
 
-# %% ../nbs/03_exercises.ipynb #a089eae0
+# %% ../nbs/03_exercises.ipynb #abfc5a9b
 CHILD_END = '''
 def named(e):
     try: return {"type": type(e).__name__, "message": str(e)[:300] or "no message"}
@@ -269,7 +269,7 @@ main(int(sys.argv[1]), job)
 '''
 CHILD = CHILD_TELL + CHILD_RUN + CHILD_END
 
-# %% ../nbs/03_exercises.ipynb #9a1f9c91
+# %% ../nbs/03_exercises.ipynb #79a3e0e9
 @dataclass(frozen=True)
 class Outcome:
     "What came back over the wall: answers (each a tag and its data), or what went wrong."
@@ -289,7 +289,7 @@ def _crowded(pid: int) -> bool:
     with suppress(psutil.Error): return len(psutil.Process(pid).children(recursive=True)) > MOST_PROCESSES
     return False
 
-# %% ../nbs/03_exercises.ipynb #d13d8dc2
+# %% ../nbs/03_exercises.ipynb #b4861881
 def _listen(child: subprocess.Popen, answer: int, end: float) -> tuple[str, bytes, bytes]:
     "Read both pipes until the child is gone, late or too many; returns what was wrong, the answer, and what was printed."
     most = {answer: KEPT_ANSWER, child.stdout.fileno(): KEPT_OUTPUT}
@@ -310,7 +310,7 @@ def _listen(child: subprocess.Popen, answer: int, end: float) -> tuple[str, byte
                 if not data: pipes.unregister(key.fd)
                 kept[key.fd] += data[:max(0, most[key.fd] - len(kept[key.fd]))]
 
-# %% ../nbs/03_exercises.ipynb #9a4a485c
+# %% ../nbs/03_exercises.ipynb #28576be4
 MARK = "RAP_EXERCISE_RUN"
 
 
@@ -334,7 +334,7 @@ def _environment(mark: str, home: str) -> dict[str, str]:
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {**os.environ, **one, MARK: mark, "MPLBACKEND": "agg", "MPLCONFIGDIR": home, "PYTHONDONTWRITEBYTECODE": "1"}
 
-# %% ../nbs/03_exercises.ipynb #4f754de9
+# %% ../nbs/03_exercises.ipynb #a266440b
 Ask = tuple[str, str, list | None]  # what is asked, in words; a name; its arguments, or None for the value itself
 
 
@@ -361,7 +361,7 @@ def run_apart(
     return _outcome(wrong, said, printed.decode("utf-8", "replace"), child.returncode, time.monotonic() - began,
                     {"seconds": seconds, "memory_mb": memory_mb, "most": MOST_PROCESSES})
 
-# %% ../nbs/03_exercises.ipynb #b8f00e74
+# %% ../nbs/03_exercises.ipynb #82bf5f5f
 def _outcome(wrong: str, said: bytes, printed: str, code: int, took: float, about: dict) -> Outcome:
     "What a child sent, or did not send, as a value."
     if wrong: return Outcome(error=wrong, about=about, printed=printed, seconds=took)
@@ -378,7 +378,7 @@ def _outcome(wrong: str, said: bytes, printed: str, code: int, took: float, abou
     if error == "raised" and reply.get("asked"): error = "asked"
     return Outcome(got, error, about, printed, took)
 
-# %% ../nbs/03_exercises.ipynb #18c7523e
+# %% ../nbs/03_exercises.ipynb #d3c45074
 KINDS = {"nothing": "None", "truth": "True or False", "int": "a number", "float": "a number", "text": "text", "rows": "a list",
          "map": "a dict", "huge": "something too big to look at"}
 
@@ -398,7 +398,7 @@ def plain(tagged: list) -> object:
     if tag in ("other", "huge"): raise LookupError(tag)
     return float(data[0]) if tag == "float" else data[0] if data else None
 
-# %% ../nbs/03_exercises.ipynb #c74c04ce
+# %% ../nbs/03_exercises.ipynb #adcaaada
 def differs(
     tagged: list,  # what came over the wall
     want: object,  # what should have come
@@ -425,7 +425,7 @@ def short(value: object, most: int = 80) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= most else text[:most - 4] + " ..."
 
-# %% ../nbs/03_exercises.ipynb #658a57a0
+# %% ../nbs/03_exercises.ipynb #950b8047
 @dataclass(frozen=True)
 class Check:
     "One thing that was looked at."
@@ -450,21 +450,25 @@ def answers_of(f: Callable, cases: Sequence[tuple]) -> list:  # one for each cas
         except Exception: out.append(...)
     return out
 
-# %% ../nbs/03_exercises.ipynb #485d90bd
+# %% ../nbs/03_exercises.ipynb #cad849e2
 def explain_answers(
     got: Sequence[list],  # what came over the wall
     truth: Sequence[object],  # what should have come
     rivals: Mapping[str, Sequence[Sequence[object]]],  # belief -> the answers of those who hold it
+    edges: int = 0,  # the first so many questions are the author's: clear cases, which count for themselves as well
 ) -> tuple[str, float]:  # the belief that explains most of what is wrong, and which share of it
     "Whose answers are these?"
-    failed = [i for i, (g, t) in enumerate(zip(got, truth, strict=True)) if differs(g, t, "")]
+    bad = [bool(differs(g, t, "")) for g, t in zip(got, truth, strict=True)]
+    def score(same: list[bool], n: int) -> float:
+        if not any(bad[:n]): return 0.0
+        return sum(s and b for s, b in zip(same[:n], bad[:n], strict=True)) / sum(bad[:n]) * (0.5 + sum(same[:n]) / n / 2)
     def explained(rival: Sequence[object]) -> float:
         same = [r is not ... and not differs(g, r, "") for g, r in zip(got, rival, strict=True)]
-        return (sum(same[i] for i in failed) / len(failed)) * (0.5 + 0.5 * sum(same) / len(same)) if failed else 0.0
+        return max(score(same, len(same)), 0.9 * score(same, edges))
     best = {belief: max(map(explained, sets)) for belief, sets in rivals.items() if sets}
     return max(best.items(), key=lambda b: b[1], default=("", 0.0))
 
-# %% ../nbs/03_exercises.ipynb #fb0e2cb5
+# %% ../nbs/03_exercises.ipynb #4b420491
 def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], fresh: int, seed: int) -> Iterator[Check]:
     "The verdict about a function: its answers beside the truth, and the belief that explains them."
     truth = answers_of(own["truth"], cases)
@@ -478,7 +482,7 @@ def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], f
     for belief, code in ex.wrong.values() if "__name__" in own else ():      # none are written for other clothes
         rivals.setdefault(belief, []).append(answers_of(space_of("\n".join([*ex.given, code]))[own["name"]], cases))
     for belief, f in own.get("rivals", ()): rivals.setdefault(belief, []).append(answers_of(f, cases))
-    belief, share = explain_answers(got, truth, rivals)
+    belief, share = explain_answers(got, truth, rivals, len(cases) - fresh)
     said = [words("fail.cases", failed=len(wrong), n=len(cases), example=wrong[0]), words("fail.seed", seed=seed)]
     belief = belief if share > 0.4 else ""
     yield Check(name, False, " ".join(said + [about_belief(ex, belief, sure=share > 0.7)]), belief)
@@ -488,7 +492,7 @@ def call(name: str, args: Sequence[object]) -> str:
     "A call as one would type it."
     return f"{name}({', '.join(short(a, 60) for a in args)})"
 
-# %% ../nbs/03_exercises.ipynb #55b47658
+# %% ../nbs/03_exercises.ipynb #2f20886d
 def about_belief(ex: Exercise, belief: str, sure: bool = True) -> str:
     "What is said about a belief: its words, and the experiment that would tell."
     if not belief: return words("fail.unknown")
@@ -501,7 +505,7 @@ def hint(ex: Exercise, number: int) -> str:
     "The hint of that number, from 1."
     return words(f"{ex.id}.hint.{number}", ex.hints[number - 1])
 
-# %% ../nbs/03_exercises.ipynb #6165256e
+# %% ../nbs/03_exercises.ipynb #9e89d905
 @dataclass(frozen=True, repr=False)
 class Verdict:
     "What came of one attempt."
@@ -525,7 +529,7 @@ class Verdict:
 
     def _repr_html_(self) -> str: return verdict_html(self)
 
-# %% ../nbs/03_exercises.ipynb #8e1c1c54
+# %% ../nbs/03_exercises.ipynb #12b164be
 def wrap(text: str, width: int = 100) -> list[str]:
     "A text in lines that fit a terminal; none for no text."
     import textwrap
@@ -543,7 +547,7 @@ def verdict_html(v: Verdict) -> str:
             f"<b>{html.escape(v.id)}: {html.escape(words('state.' + v.state))}</b>"
             f'<ul style="list-style:none;padding-left:0">{rows}</ul>{note}{trace}</div>')
 
-# %% ../nbs/03_exercises.ipynb #d2cb3175
+# %% ../nbs/03_exercises.ipynb #6f4ef110
 def bare(code: str) -> str:
     "A cell without what only a notebook understands."
     if code.lstrip().startswith("%%"): return ""
@@ -564,7 +568,7 @@ def same_code(a: str, b: str) -> bool:
     try: return ast.dump(ast.parse(a)) == ast.dump(ast.parse(b))
     except SyntaxError: return a.split() == b.split()
 
-# %% ../nbs/03_exercises.ipynb #c7f7b9c4
+# %% ../nbs/03_exercises.ipynb #a10acd08
 def _names(code: str) -> tuple[set[str], set[str]]:  # made at the top level, and used anywhere
     "The names that a cell makes and uses; none for what does not parse."
     try: tree = ast.parse(bare(code))
@@ -589,7 +593,7 @@ def from_history(executed: Sequence[str], name: str, which: str = "task") -> lis
         if maker is not None and maker not in keep: keep.add(maker); wanted |= made[maker][1]
     return [cells[i] for i in sorted(keep - {tasks[-1]})] + [cells[tasks[-1]]]
 
-# %% ../nbs/03_exercises.ipynb #3f0d7880
+# %% ../nbs/03_exercises.ipynb #f67a7d13
 def judge(
     ex: Exercise,  # what was asked
     cells: Sequence[tuple[int, str]],  # the learner's program, the task last
@@ -614,7 +618,7 @@ def judge(
     if cases: evidence |= {"questions": len(cases), "fresh": fresh}
     return Verdict(ex.id, state, tuple(checks), evidence)
 
-# %% ../nbs/03_exercises.ipynb #f61bde7b
+# %% ../nbs/03_exercises.ipynb #fae7db2b
 def harmless(tagged: list) -> object:  # None for what is no plain value
     "What came over the wall as a Python value, whatever it was."
     try: return plain(tagged)
@@ -637,14 +641,14 @@ def failed_to_run(ex: Exercise, out: Outcome, trace: bool) -> Verdict:
     return Verdict(ex.id, "error", (Check(words("check.runs"), False, said),), {"error": out.error},
                    trace=out.about.get("trace", "") if trace else "")
 
-# %% ../nbs/03_exercises.ipynb #520ced06
+# %% ../nbs/03_exercises.ipynb #fcd52302
 def judged(ex: Exercise, checks: Iterator[Check]) -> Iterator[Check]:
     "What an exercise's own judge found, with words about the beliefs that it recognised."
     for c in checks:
         more = " " + about_belief(ex, c.belief) if c.belief and not c.ok else ""
         yield Check(c.name, c.ok, c.message + more, c.belief)
 
-# %% ../nbs/03_exercises.ipynb #5c6fa7ce
+# %% ../nbs/03_exercises.ipynb #e82a87d1
 def verify(ex: Exercise, seed: int | None = None) -> dict:  # id, seconds, problems
     "Hold an exercise to its word."
     began, problems = time.monotonic(), []
@@ -665,7 +669,7 @@ def verify(ex: Exercise, seed: int | None = None) -> dict:  # id, seconds, probl
     return {"id": ex.id, "slug": ex.slug, "ok": not problems, "problems": problems, "wrong": len(ex.wrong),
             "measured": ex.measured, "seconds": round(time.monotonic() - began, 1)}
 
-# %% ../nbs/03_exercises.ipynb #c5ce3b91
+# %% ../nbs/03_exercises.ipynb #a36e42ae
 def lint(ex: Exercise) -> list[str]:  # one sentence each
     "What is wrong with the form of an exercise."
     found = []

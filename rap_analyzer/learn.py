@@ -8,7 +8,7 @@ __all__ = ['MESSAGES', 'PAGE', 'Event', 'seal_of', 'parse_event', 'events', 'not
            'give_solution', 'put_on_again', 'order', 'next_exercise', 'overview', 'overview_text', 'guesses',
            'guess_plot', 'progress_page', 'export_progress', 'import_progress', 'form', 'verify_all']
 
-# %% ../nbs/04_learn.ipynb #c1586619
+# %% ../nbs/04_learn.ipynb #655d9805
 import fcntl
 import hashlib
 import html
@@ -26,7 +26,7 @@ from . import exercises as engine
 from .core import LabError, progress, settings
 from .exercises import MESSAGES, Exercise, Verdict, exercise, exercises, ids, judge, read, stub, words
 
-# %% ../nbs/04_learn.ipynb #cd0336d3
+# %% ../nbs/04_learn.ipynb #dc5363a4
 @dataclass(frozen=True)
 class Event:
     "Something that happened with an exercise: start, attempt, hint, solution, reset."
@@ -52,7 +52,7 @@ def _journal(home: Path | None) -> Path:
     "The journal's file."
     return Path(home or settings().home) / "progress.jsonl"
 
-# %% ../nbs/04_learn.ipynb #167c3b74
+# %% ../nbs/04_learn.ipynb #96abcb72
 def parse_event(line: str) -> Event:
     "A line of a journal; ValueError if it is none."
     try: e = Event(**json.loads(line))
@@ -76,7 +76,7 @@ def note(name: str, kind: str, home: Path | None = None, **facts: object) -> Eve
     e = Event(datetime.now(UTC).isoformat(timespec="milliseconds"), name, kind, json.loads(json.dumps(facts)))
     return _append([replace(e, seal=seal_of(e))], home)[0]
 
-# %% ../nbs/04_learn.ipynb #23b9c91f
+# %% ../nbs/04_learn.ipynb #cbd08a74
 def _append(new: Sequence[Event], home: Path | None) -> Sequence[Event]:
     "Write events at the end, each on a line of its own even after a line that was cut short."
     file = _journal(home)
@@ -90,7 +90,7 @@ def _append(new: Sequence[Event], home: Path | None) -> Sequence[Event]:
         os.fsync(f.fileno())
     return new
 
-# %% ../nbs/04_learn.ipynb #18a5df43
+# %% ../nbs/04_learn.ipynb #a347ac93
 @dataclass(frozen=True)
 class Standing:
     "Where a learner stands with one exercise."
@@ -119,7 +119,7 @@ def standing(name: str, happened: Sequence[Event]) -> Standing:
         again=any(e.facts.get("again") and e.facts["state"] == "pass" for e in tries),
         signs=tuple(tuple(e.facts["sign"]) for e in tries), at=mine[-1].at if mine else "")
 
-# %% ../nbs/04_learn.ipynb #3de93eaa
+# %% ../nbs/04_learn.ipynb #93463134
 MESSAGES |= {
     "state.not_verified": "not verified",
     "offer.hint": "Twice in the same way. A question that may help: rap-analyzer learn hint {id}",
@@ -147,7 +147,7 @@ def offer(s: Standing, again: bool = False) -> str:
     if len(s.signs) > 1 and s.signs[-1] == s.signs[-2] and s.hints < 3: return words("offer.hint", id=s.id)
     return words("offer.solution", id=s.id) if s.different >= 3 else ""
 
-# %% ../nbs/04_learn.ipynb #acfc4b9b
+# %% ../nbs/04_learn.ipynb #162244e5
 def _text(cell: dict) -> str: return "".join(cell["source"])
 
 
@@ -164,7 +164,7 @@ def merge_cells(base: list[dict], mine: list[dict], theirs: list[dict]) -> tuple
         at = next((n for n, o in enumerate(out, 1) if o.get("id") == i), at)
     return out, both
 
-# %% ../nbs/04_learn.ipynb #bdd98491
+# %% ../nbs/04_learn.ipynb #54198bf2
 def copy_of(name: str, home: Path | None = None) -> Path:
     "Where the learner's copy of an exercise is, or will be."
     return Path(home or settings().home) / "exercises" / ids()[exercise(name).id].name
@@ -189,7 +189,7 @@ def start(name: str, home: Path | None = None) -> str:  # what happened, in word
     if kept.exists() and kept.read_text(encoding="utf-8") == today: return words("start.there", file=short_path(file))
     return _update(file, kept, today)
 
-# %% ../nbs/04_learn.ipynb #e762d510
+# %% ../nbs/04_learn.ipynb #a3f20035
 def short_path(file: Path) -> str:
     "A path from here, if that is shorter."
     return min(str(file), os.path.relpath(file), key=len)
@@ -218,7 +218,7 @@ def reset(name: str, home: Path | None = None) -> str:  # what happened, in word
     note(exercise(name).id, "reset", home)
     return words("reset.done", file=short_path(file), old=short_path(old))
 
-# %% ../nbs/04_learn.ipynb #a58a2a61
+# %% ../nbs/04_learn.ipynb #124c60b1
 def session() -> list[str]:
     "The cells that this kernel has executed, oldest first; none outside of a notebook."
     from sys import modules
@@ -239,7 +239,7 @@ def attempt_of(name: str, notebook: Path | None, home: Path | None) -> tuple[lis
     which = "again" if any(c.directive == ("again", [name]) for c in cells) else "task"
     return engine.program(cells, name, which), which == "again"
 
-# %% ../nbs/04_learn.ipynb #fe4bb82e
+# %% ../nbs/04_learn.ipynb #47d97e0f
 def check(
     name: str,  # an exercise's id: 21.1
     notebook: str | Path | None = None,  # judge this file; default: the running kernel, else your copy
@@ -265,7 +265,7 @@ def _said(code: str) -> bytes:
     try: return ast.dump(ast.parse(code)).encode()
     except SyntaxError: return "".join(code.split()).encode()
 
-# %% ../nbs/04_learn.ipynb #013911b3
+# %% ../nbs/04_learn.ipynb #d31f5e0d
 def give_hint(name: str, home: Path | None = None) -> str:
     "The next hint of the ladder; the last one again when there is no next."
     ex = exercise(name)
@@ -286,7 +286,7 @@ def give_solution(name: str, home: Path | None = None) -> str:
     why = "\n\n".join(c.text.partition("\n## How it is checked")[0] for c in cells[after + 1:end] if c.kind == "markdown")
     return f"{ex.solution}\n\n{why}".rstrip()
 
-# %% ../nbs/04_learn.ipynb #7a6fd03e
+# %% ../nbs/04_learn.ipynb #2ee42f1f
 def put_on_again(name: str, home: Path | None = None) -> str:  # what happened, in words
     "Add the task in other clothes to the learner's copy, behind their answer."
     ex, file = exercise(name), copy_of(name, home)
@@ -300,7 +300,7 @@ def put_on_again(name: str, home: Path | None = None) -> str:  # what happened, 
         _save(file, json.dumps(nb, indent=1, ensure_ascii=False) + "\n")
     return words("again.there", id=ex.id, file=short_path(file))
 
-# %% ../nbs/04_learn.ipynb #1af091e2
+# %% ../nbs/04_learn.ipynb #2b13608d
 def order(path: str | None = None) -> list[Exercise]:
     "The exercises in the order of a reading path (default: all paths, one after the other), then the rest by number."
     every, file = {e.id: e for e in exercises()}, settings().root / "nbs" / "paths.toml"
@@ -317,7 +317,7 @@ def next_exercise(path: str | None = None, home: Path | None = None) -> Exercise
     happened = events(home)
     return next((e for e in order(path) if standing(e.id, happened).state != "pass"), None)
 
-# %% ../nbs/04_learn.ipynb #6159d17f
+# %% ../nbs/04_learn.ipynb #d1d04004
 def overview(home: Path | None = None) -> list[dict]:  # one for each exercise
     "Every exercise and where the learner stands."
     happened = events(home)
@@ -332,7 +332,7 @@ def overview_text(rows: Sequence[dict]) -> str:
         return ", ".join([words("state." + r["state"]), *counts, *["solution seen"] * r["revealed"]])
     return "\n".join(f"{r['id']:>5}  {r['title']:<62.62}  {said(r)}" for r in rows)
 
-# %% ../nbs/04_learn.ipynb #acdb5832
+# %% ../nbs/04_learn.ipynb #893af45b
 def guesses(home: Path | None = None) -> list[tuple[str, float, float]]:  # key, guess, truth
     "Every guess that was made in time, beside what was measured first after it."
     from rap_analyzer.ledger import predictions, runs
@@ -358,7 +358,7 @@ def guess_plot(points: Sequence[tuple[str, float, float]]) -> str:  # SVG
     fig.savefig(out := io.StringIO(), format="svg", metadata={"Date": None})
     return out.getvalue().partition("<svg")[1] + out.getvalue().partition("<svg")[2]
 
-# %% ../nbs/04_learn.ipynb #362cef15
+# %% ../nbs/04_learn.ipynb #bfd2b9fb
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Progress</title><style>body{{font:16px/1.5 system-ui;max-width:60em;margin:2em auto;padding:0 1em}}
 td,th{{padding:.2em .8em;text-align:left;border-bottom:1px solid #ccc}}svg{{max-width:100%;height:auto}}</style>
@@ -377,7 +377,7 @@ def progress_page(home: Path | None = None) -> str:  # HTML
     plot = guess_plot(points) if points else "<p>No guess yet: the chapters ask for them.</p>"
     return PAGE.format(count=sum(r["state"] == "pass" for r in rows), n=len(rows), rows="\n".join(lines), plot=plot)
 
-# %% ../nbs/04_learn.ipynb #d506482c
+# %% ../nbs/04_learn.ipynb #08f184f8
 def export_progress(file: Path, home: Path | None = None) -> int:  # events written
     "Copy the journal to a file."
     kept = events(home)
@@ -396,7 +396,7 @@ def import_progress(file: Path, home: Path | None = None) -> tuple[int, int]:  #
     _append(new, home)
     return len(new), sum(not e.verified for e in new)
 
-# %% ../nbs/04_learn.ipynb #d4a2f53e
+# %% ../nbs/04_learn.ipynb #ddcd0408
 def form(root: Path) -> list[str]:  # one sentence each
     "What is wrong with the exercises of a repository, without running them: form, ids, stubs that differ from their source."
     known, found = ids(root), []

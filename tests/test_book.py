@@ -106,12 +106,35 @@ def test_a_result_depends_on_text_package_lock_and_profile(house, monkeypatch):
 
 
 def test_notebooks_are_chosen_by_name_stem_or_path(house):
-    put(house / "exercises/solutions/21_x.ipynb", cell("code", "1"))
+    put(house / "exercises/solutions/21_x.ipynb", cell("code", "1")), put(house / "exercises/solutions/_template.ipynb")
     put(house / "nbs/index.ipynb", cell("code", "1"))
     names = lambda only: [p.name for p in _book.notebooks(house, only)]
-    assert names("*") == ["00_core.ipynb", "01_lab.ipynb", "21_x.ipynb"]
+    assert names("*") == ["00_core.ipynb", "01_lab.ipynb", "21_x.ipynb", "21_x.ipynb"]
     assert names("01_lab") == names("*_lab.ipynb") == ["01_lab.ipynb"]
-    assert names("exercises/*") == ["21_x.ipynb"] and names("none") == []
+    assert names("exercises/*") == ["21_x.ipynb"] * 2 and names("exercises/solutions/*") == ["21_x.ipynb"] and names("none") == []
+
+
+def test_the_result_of_an_exercise_depends_on_its_checker(house):
+    stub, source = house / "exercises/21_x.ipynb", house / "exercises/solutions/21_x.ipynb"
+    alone = _book.fingerprint(stub, "code")
+    put(source, cell("code", "1"))
+    first = _book.fingerprint(stub, "code")
+    put(source, cell("code", "2"))
+    assert len({alone, first, _book.fingerprint(stub, "code")}) == 3
+
+
+def test_solutions_are_not_on_the_site(house):
+    put(house / "exercises/solutions/21_x.ipynb", cell("markdown", "# Secret?"))
+    records = {}
+    for path in _book.notebooks(house):
+        copy = _book.executed(house, "smoke", path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+        records[str(path.relative_to(house))] = {"status": "passed", "seconds": 1.0, "tracks": 3000, "at": "2026-11-24", "hash": ""}
+    (house / "pages").mkdir()
+    _site.stage(house, "smoke", records, house / "pages")
+    staged = [p.relative_to(house / "pages").as_posix() for p in (house / "pages").rglob("*.ipynb")]
+    assert "exercises/21_x.ipynb" in staged and not [p for p in staged if "solutions" in p]
 
 
 def test_a_parameters_cell_is_given_the_size_of_the_profile(tmp_path):

@@ -333,3 +333,146 @@ def test_messages_can_be_translated(tmp_path, monkeypatch):
     settings.cache_clear(), exercises.translated.cache_clear()
     assert words("state.pass") == "bestanden" and words("state.fail") == "not yet" and words("21.1.hint.1", "why?") == "warum?"
     exercises.translated.cache_clear()
+
+
+# ---- measured exercises: what is handed in is run, and figures are not listened to
+
+@pytest.fixture
+def servers(lab, lab_home, monkeypatch):
+    "The practice table lives in the servers of the tests."
+    monkeypatch.setenv("RAP_LAB_HOME", str(lab_home))
+    settings.cache_clear()
+
+
+def hand_in(name, *statements, more=""):
+    "A verdict about SQL."
+    return judge(exercise(name), [(1, f"#| task {name}\nstatements = {list(statements)!r}\n{more}")], seed=3)
+
+
+def beliefs(v):
+    return {c.belief for c in v.checks if not c.ok}
+
+
+COSINE = "SELECT id FROM practice_tracks ORDER BY embedding <=> %(q)s LIMIT 10"
+INNER = COSINE.replace("<=>", "<#>")
+REMIX = "SELECT id FROM practice_tracks WHERE remix ORDER BY embedding <#> %(q)s LIMIT 10"
+
+
+@pytest.mark.parametrize("statements", [
+    [INNER], ["SET hnsw.ef_search = 100", INNER], [INNER.replace("SELECT id", "SELECT id, remix")],
+    ["CREATE INDEX mine ON practice_tracks USING hnsw (embedding vector_cosine_ops)", COSINE],
+    ["WITH few AS MATERIALIZED (" + INNER.replace("id", "id, embedding <#> %(q)s AS d", 1) + ") SELECT id FROM few ORDER BY d"]])
+def test_every_way_that_uses_an_index_passes(servers, statements):
+    v = hand_in("21.2", *statements)
+    assert v.state == "pass", v
+    assert v.evidence["recall"] >= 0.95 and v.evidence["times_faster"] > 0 and v.evidence["indexes"] in (["practice_ip"], ["mine"])
+
+
+@pytest.mark.parametrize("statements, belief", [
+    (["SET enable_seqscan TO off", "SET enable_sort = off", COSINE], "force"),
+    (["SET LOCAL enable_seqscan = false", COSINE], "force"),
+    (["REINDEX INDEX practice_ip", COSINE], "limit"), (["ANALYZE practice_tracks", COSINE], "limit"),
+    (["CREATE INDEX x ON practice_tracks USING ivfflat (embedding vector_ip_ops)", COSINE], "more"),
+    (["CREATE INDEX x ON practice_tracks (id)", COSINE], "more"),
+    ([COSINE.replace("<=>", "<->")], "operator"),
+    ([COSINE.replace("<=>", "<+>")], "operator"), ([COSINE.replace("10", "1")], "limit"),
+    (["SELECT id FROM practice_tracks ORDER BY 1 - (embedding <=> %(q)s) DESC LIMIT 10"], "limit"),
+    ([INNER.replace("LIMIT 10", "LIMIT 5")], "rows"), ([INNER + " OFFSET 5"], "rows"),
+    (["SET hnsw.ef_search = 1", INNER.replace("ORDER", "WHERE id > 100 ORDER")], "rows"),
+    (["SELECT id FROM practice_tracks WHERE id < 10 AND %(q)s IS NOT NULL"], "any"),
+])
+def test_beliefs_about_an_idle_index(servers, statements, belief):
+    v = hand_in("21.2", *statements)
+    assert v.state == "fail" and belief in beliefs(v), v
+
+
+@pytest.mark.parametrize("statements", [
+    ["SET hnsw.iterative_scan = relaxed_order", REMIX], [REMIX.replace("embedding <#> %(q)s", "(embedding <#> %(q)s) + 0")],
+    ["SET enable_indexscan = off", REMIX], ["DROP INDEX practice_ip", REMIX],
+    ["CREATE INDEX mine ON practice_tracks USING hnsw (embedding vector_ip_ops) WHERE remix", REMIX],
+    ["WITH few AS MATERIALIZED (SELECT * FROM practice_tracks WHERE remix) SELECT id FROM few ORDER BY embedding <#> %(q)s "
+     "LIMIT 10"]])
+def test_every_way_to_the_other_remixes_passes(servers, statements):
+    v = hand_in("22.1", *statements)
+    assert v.state == "pass", v
+
+
+@pytest.mark.parametrize("statements, belief", [
+    (["SET hnsw.ef_search = 400", REMIX], "wider"), ([REMIX.replace("LIMIT 10", "LIMIT 100")], "where"),
+    ([REMIX.replace("WHERE remix ", "")], "fill"), ([REMIX.replace("<#>", "<=>") + " OFFSET 3"], "any"),
+    (["SELECT id FROM practice_tracks WHERE remix AND %(q)s IS NOT NULL LIMIT 10"], "any"),
+    (["SELECT id FROM (SELECT * FROM practice_tracks ORDER BY embedding <#> %(q)s LIMIT 500) a WHERE remix LIMIT 10"], "later"),
+    (["SELECT id FROM practice_tracks WHERE false AND %(q)s IS NOT NULL"], "where"),
+])
+def test_beliefs_about_the_other_remixes(servers, statements, belief):
+    v = hand_in("22.1", *statements)
+    assert v.state == "fail" and belief in beliefs(v), v
+
+
+@pytest.mark.parametrize("given, says", [
+    ("[]", "list of SQL statements"), ("'SELECT 1'", "list of SQL statements"), ("[1]", "list of SQL statements"),
+    ("['SELECT 1']", "%(q)s"), ("[object()]", "list of SQL statements"), ("float('nan')", "list of SQL"),
+    ("['x %(q)s'] * 30", "at most 20"), ("['SELEC %(q)s']", "syntax error"), ("['SELECT %(p)s, %(q)s']", "PostgreSQL said"),
+    ("['SELECT %d, %(q)s']", "PostgreSQL said"), ("['SELECT 1 WHERE %(q)s IS NULL']", "rows"),
+    ("['DROP TABLE practice_tracks', " + repr(REMIX) + "]", "does not exist"),
+    ("['COPY practice_tracks TO STDOUT', " + repr(REMIX) + "]", "PostgreSQL said"),
+    ("['SELECT a.id FROM practice_tracks a, practice_tracks b WHERE %(q)s IS NOT NULL']", "more than 10,000 rows"),
+])
+def test_what_cannot_be_run_is_told(servers, given, says):
+    v = judge(exercise("22.1"), [(1, f"statements = {given}")])
+    assert v.state == "fail" and says in said(v) and "Traceback" not in repr(v), v
+
+
+def test_figures_and_patches_from_the_learner_are_not_listened_to(servers):
+    patch = "import rap_analyzer.search.evidence as e\ne.collect = lambda *a: 1"
+    v = hand_in("22.1", REMIX, more=f"recall = 1.0; rows = [10, 10]\n{patch}")
+    assert v.state == "fail" and v.evidence["recall"] < 0.5
+
+
+def test_what_a_learner_commits_is_mended(servers):
+    assert hand_in("22.1", "DELETE FROM practice_tracks", "COMMIT", REMIX).state == "fail"
+    assert hand_in("22.1", "SET hnsw.iterative_scan = strict_order", REMIX).state == "pass"
+
+
+def test_statements_that_do_not_end_are_cancelled(servers):
+    from rap_analyzer.search.evidence import collect, nearest, vectors
+    q = vectors()[1][:1]
+    began = time.monotonic()
+    e = collect(["SET statement_timeout = 0", "SELECT 1 FROM pg_sleep(60) WHERE %(q)s IS NOT NULL"], q, nearest(q), seconds=1)
+    assert "cancelled" in e.error and time.monotonic() - began < 10
+
+
+# ---- p95, from outside
+
+@pytest.mark.parametrize("body, belief", [
+    ("return sum(map(p95, filter(None, workers))) / len(workers)", "average"),
+    ("import statistics; return statistics.mean(p95(w) for w in workers if w)", "average"),
+    ("return max(map(p95, filter(None, workers)))", "worst"), ("return sorted(p95(w) for w in workers if w)[-1]", "worst"),
+    ("every = [t for w in workers for t in w]; return sum(every) / len(every)", "means"),
+    ("n = sum(map(len, workers)); return sum(p95(w) * len(w) for w in workers if w) / n", "weights"),
+])
+def test_beliefs_about_the_p95_of_a_page(body, belief):
+    ex = exercise("28.1")
+    v = judge(ex, [(1, ex.given[0]), (2, f"def page_p95(workers):\n    {body}")])
+    assert v.state == "fail" and beliefs(v) == {belief}, v
+
+
+@pytest.mark.parametrize("body, belief", [
+    ("return sum(x in b for a, b in zip(found, true) for x in a) / sum(map(len, true))", "repeats"),
+    ("import statistics; return statistics.mean(sum(x == y for x, y in zip(a, b)) / len(b) for a, b in zip(found, true))", "place"),
+    ("return sum(sorted(a) == sorted(b) for a, b in zip(found, true)) / len(true)", "whole"),
+    ("return sum(a == b for a, b in zip(found, true)) / len(true)", "whole"),
+    ("return sum(len(set(a) & set(b)) / max(1, len(set(a))) for a, b in zip(found, true)) / len(true)", "found"),
+    ("f = sum(found, []); return len(set(f) & set(sum(true, []))) / len(sum(true, []))", "pooled"),
+])
+def test_beliefs_about_recall(ex, body, belief):
+    v = verdict(ex, f"def recall(found, true):\n    {body}")
+    assert v.state == "fail" and beliefs(v) == {belief}, v
+
+
+def test_the_template_is_an_exercise(tmp_path):
+    path = tmp_path / "00_template.ipynb"
+    path.write_text((settings().root / "exercises" / "solutions" / "_template.ipynb").read_text(encoding="utf-8"))
+    ex = load_exercise(path)
+    assert lint(ex) == [] and verify(ex)["ok"], verify(ex)
+    assert "def half_all" not in stub(path)

@@ -255,9 +255,20 @@ def test_all_cheap_checks_run_even_if_one_fails(house):
     done = command(house)
     assert done.returncode == 1
     assert [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")] == [
-        "FAILED", "ok", "ok", "ok", "ok", "ok", "FAILED", "2"]
+        "FAILED", "ok", "ok", "ok", "ok", "ok", "ok", "FAILED", "2"]
     assert "bad.py:1:8: F401" in done.stdout and "docker-compose.yml is missing" in done.stdout
     assert "pytest was not started" in done.stdout
+
+
+def test_exercises_are_held_to_their_form(house):
+    assert checks.exercises(house) == []
+    (house / "exercises" / "solutions").mkdir(parents=True)
+    assert "has no ids.toml" in checks.exercises(house)[0]
+    shutil.copytree(ROOT / "exercises", house / "exercises", dirs_exist_ok=True)
+    assert checks.exercises(house) == []
+    stub = house / "exercises" / "28_which_p95.ipynb"
+    stub.write_text(stub.read_text().replace("unequal", "equal").replace("Two workers", "Three workers"))
+    assert checks.exercises(house) == ["28_which_p95.ipynb is not what its solution notebook makes: run scripts/stubs.py"]
 
 
 def test_unknown_check(house):

@@ -157,6 +157,24 @@ def test_the_solution_opens_after_three_different_attempts(home):
     assert next(r for r in learn.overview() if r["id"] == ID)["revealed"]
 
 
+def test_who_has_read_the_solution_can_pass_in_other_clothes(home):
+    learn.start(ID)
+    for line in ("1", "2", "3"): edit(line), learn.check(ID)
+    learn.give_solution(ID)
+    edit(GOOD)
+    assert "learn again 21.1" in learn.check(ID).note
+    assert "behind your answer" in rap("again", ID).stdout and learn.put_on_again(ID) == learn.put_on_again(ID)
+    assert json.loads(rap("check", ID, "--json").stdout)["state"] == "not attempted"
+    file, (solved, opened) = learn.copy_of(ID), exercise(ID).again
+    nb = json.loads(file.read_text())
+    worn = [c for c in nb["cells"] if "".join(c["source"]) == opened]
+    assert len(worn) == 1
+    worn[0]["source"] = solved
+    file.write_text(json.dumps(nb))
+    assert learn.check(ID).state == "pass" and learn.standing(ID, learn.events()).again
+    assert "no other clothes" in learn.put_on_again("22.1")
+
+
 def test_a_solution_read_after_the_pass_is_no_stain(home):
     learn.start(ID)
     edit(GOOD)
