@@ -68,7 +68,15 @@ MESSAGES |= {
     "printed": "It also printed: {printed}",
 }
 
+MESSAGES |= {                                               # for exercises that are handed in as SQL
+    "check.statements": "what you hand in", "check.sql": "PostgreSQL runs it", "sql.error": "PostgreSQL said: {error}",
+    "sql.list": "Expected a list of SQL statements (texts), the last of them the query.",
+    "sql.place": "The last statement has to ask with %(q)s, which stands for the vector of the question.",
+    "sql.many": "Expected at most 20 statements of at most 10,000 characters.",
+    "sql.late": "it had not finished after {seconds:.0f} s and was cancelled", "sql.rows": "more than {most:,} rows came back",
+}
 
+# %% ../nbs/03_exercises.ipynb #29e245c0
 @lru_cache(maxsize=4)
 def translated(language: str) -> dict[str, str]:
     "The messages of another language, for those ids that have one."

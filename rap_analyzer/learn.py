@@ -6,7 +6,8 @@
 __all__ = ['MESSAGES', 'PAGE', 'Event', 'seal_of', 'parse_event', 'events', 'note', 'Standing', 'standing', 'offer',
            'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'session', 'attempt_of', 'check', 'give_hint',
            'give_solution', 'put_on_again', 'order', 'next_exercise', 'overview', 'overview_text', 'guesses',
-           'guess_plot', 'progress_page', 'export_progress', 'import_progress', 'form', 'verify_all']
+           'guess_plot', 'progress_page', 'export_progress', 'import_progress', 'form', 'catalog', 'translations',
+           'verify_all']
 
 # %% ../nbs/04_learn.ipynb #655d9805
 import fcntl
@@ -14,6 +15,7 @@ import hashlib
 import html
 import json
 import os
+import re
 import shutil
 import tomllib
 import warnings
@@ -410,9 +412,31 @@ def form(root: Path) -> list[str]:  # one sentence each
         made = root / path.name
         if not made.exists() or made.read_text(encoding="utf-8") != stub(path):
             found.append(f"{made.name} is not what its solution notebook makes: run scripts/stubs.py")
+    return found + translations(root)
+
+# %% ../nbs/04_learn.ipynb #263e2afa
+def catalog() -> dict[str, str]:  # id -> English
+    "Everything that is said to a learner, to be translated: by the engine, and by each exercise."
+    said = dict(MESSAGES)
+    for ex in exercises():
+        said |= {f"{ex.id}.hint.{n}": h for n, h in enumerate(ex.hints, 1)}
+        said |= {f"{ex.id}.{b}.{k}": text for b, about in ex.feedback.items() for k, text in about.items()}
+        said |= dict(re.findall(r'words\(\s*"(\d\d\.\d+\.[\w.]+)",\s*"([^"]*)"', ex.checker))
+    return said
+
+
+def translations(root: Path) -> list[str]:  # one sentence each
+    "What is wrong with the translated messages: ids that do not exist, other fields between the braces."
+    from string import Formatter
+    known, found = catalog(), []
+    def fields(text: str) -> set: return {name for _, name, _, _ in Formatter().parse(text) if name}
+    for file in sorted((root / "messages").glob("*.toml")):
+        for i, text in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            if i not in known: found.append(f"messages/{file.name}: there is no message {i!r}")
+            elif fields(text) != fields(known[i]): found.append(f"messages/{file.name}: {i} needs {sorted(fields(known[i]))}")
     return found
 
-
+# %% ../nbs/04_learn.ipynb #015ebbb2
 def verify_all(name: str | None = None, told: Callable[[dict], None] = lambda _: None) -> list[dict]:
     "Hold every exercise, or one, to its word; `told` hears of each as it ends."
     chosen, results = [exercise(name)] if name else exercises(), []

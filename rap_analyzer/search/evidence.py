@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'HELD_OUT', 'ONE_IN', 'TABLE', 'INDEX', 'INTACT', 'MOST_ROWS', 'FORBIDDEN', 'MADE', 'vectors', 'practice',
-           'nearest', 'Evidence', 'check_statements', 'collect']
+           'nearest', 'Evidence', 'check_statements', 'refusals', 'collect']
 
 # %% ../../nbs/27_search_evidence.ipynb #ee9174a2
 import threading
@@ -17,6 +17,7 @@ from itertools import islice
 
 import numpy as np
 
+from ..exercises import Check, words
 from ..lab import Lab, locked
 from ..ledger import Ratio, median_interval, schedule
 from ..music import catalog
@@ -90,20 +91,25 @@ class Evidence:
 def check_statements(given: object) -> str:  # what is wrong, or nothing
     "A list of SQL statements, the last with a place for the question."
     if not isinstance(given, list) or not given or not all(isinstance(s, str) and s.strip() for s in given):
-        return "expected a list of SQL statements (texts), the last of them the query"
-    if "%(q)s" not in given[-1]: return "the last statement has to ask with %(q)s, the vector of the question"
-    if len(given) > 20 or max(map(len, given)) > 10_000: return "expected at most 20 statements of at most 10,000 characters"
-    return ""
+        return words("sql.list")
+    if "%(q)s" not in given[-1]: return words("sql.place")
+    return words("sql.many") if len(given) > 20 or max(map(len, given)) > 10_000 else ""
+
+
+def refusals(given: object, e: "Evidence | None" = None) -> list[Check]:  # none, if there is something to look at
+    "What an exercise says about statements that cannot be run, or were not."
+    if said := check_statements(given): return [Check(words("check.statements"), False, said)]
+    return [Check(words("check.sql"), False, words("sql.error", error=e.error))] if e and e.error else []
 
 
 MOST_ROWS = 10_000
 
-
+# %% ../../nbs/27_search_evidence.ipynb #5bee0f66
 def _ask(con: object, query: str, q: np.ndarray) -> list[int]:
     "The first column of an answer, read as it comes, so that a cross join does not fill the memory."
     with con.cursor() as cur, closing(cur.stream(query, {"q": q})) as rows:
         found = [row[0] for row in islice(rows, MOST_ROWS + 1)]
-    if len(found) > MOST_ROWS: raise OverflowError(f"more than {MOST_ROWS:,} rows came back")
+    if len(found) > MOST_ROWS: raise OverflowError(words("sql.rows", most=MOST_ROWS))
     return found
 
 # %% ../../nbs/27_search_evidence.ipynb #7d6455c0
@@ -125,7 +131,7 @@ def collect(
         return _collect(con, list(statements), questions, truth, before)
     except Exception as e:
         if not hasattr(e, "sqlstate") and not isinstance(e, OverflowError): raise
-        late = f"it had not finished after {seconds:.0f} s and was cancelled"
+        late = words("sql.late", seconds=seconds)
         return Evidence(error=late if getattr(e, "sqlstate", "") == "57014" else str(e).splitlines()[0])
     finally:
         alarm.cancel()
