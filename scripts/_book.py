@@ -31,7 +31,7 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def notebooks(root: Path, only: str = "*") -> list[Path]:
     "The notebooks of the book in reading order, or those whose name, stem or path fits."
-    globs = "nbs/[0-9][0-9]_*.ipynb", "exercises/*.ipynb", "exercises/solutions/[0-9][0-9]_*.ipynb"
+    globs = "nbs/START.ipynb", "nbs/[0-9][0-9]_*.ipynb", "exercises/*.ipynb", "exercises/solutions/[0-9][0-9]_*.ipynb"
     found = [p for glob in globs for p in sorted(root.glob(glob))]
     return [p for p in found if any(fnmatch(name, only) for name in (p.name, p.stem, str(p.relative_to(root))))]
 

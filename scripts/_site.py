@@ -246,16 +246,13 @@ def title(path: Path) -> str:
 
 
 def notebooks(root: Path) -> list[Path]:
-    "The notebooks that are pages: those of the book without the solutions, and START."
-    start = root / "nbs" / "START.ipynb"
-    book = [p for p in _book.notebooks(root) if "solutions" not in p.parts]
-    return book + ([start] if start.exists() and start not in book else [])
+    "The notebooks that are pages: those of the book without the solutions."
+    return [p for p in _book.notebooks(root) if "solutions" not in p.parts]
 
 
 def page_of(path: Path, root: Path, profile: str, records: dict, where: Where, foot: str) -> dict:
-    "A notebook as a page: as it was executed, or START as it stands if the book leaves it out. SystemExit: it has to be run first."
+    "A notebook as a page, as it was executed. SystemExit: it has to be run first."
     name, copy = path.relative_to(root).as_posix(), _book.executed(root, profile, path)
-    if path not in _book.notebooks(root): return chapter(json.loads(path.read_text(encoding="utf-8")), where, "", foot)
     record = records.get(name)
     if not record or not copy.exists() or record["status"] != "passed":
         raise SystemExit(f"{name} has not been executed to its end with profile {profile}: run scripts/book.")

@@ -186,7 +186,7 @@ def notebooks(root: Path) -> Iterator[tuple[Path, bool]]:
     "Every notebook of the project, and whether it is a chapter."
     for path in sorted(root.glob("nbs/**/*.ipynb")) + sorted(root.glob("exercises/**/*.ipynb")):
         if not any(part.startswith((".", "_")) for part in path.relative_to(root).parts):
-            yield path, path.relative_to(root).parts[0] == "nbs" and path.name != "index.ipynb"
+            yield path, path.relative_to(root).parts[0] == "nbs" and path.name not in ("index.ipynb", "START.ipynb")
 
 
 def problems(root: Path) -> list[str]:
