@@ -329,6 +329,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'rap_analyzer/music/audio.py'),
                                           'rap_analyzer.music.audio.Clip.seconds': ( 'music_audio.html#clip.seconds',
                                                                                      'rap_analyzer/music/audio.py'),
+                                          'rap_analyzer.music.audio.check_rate': ( 'music_audio.html#check_rate',
+                                                                                   'rap_analyzer/music/audio.py'),
                                           'rap_analyzer.music.audio.clip_plot': ( 'music_audio.html#clip_plot',
                                                                                   'rap_analyzer/music/audio.py'),
                                           'rap_analyzer.music.audio.clipped': ('music_audio.html#clipped', 'rap_analyzer/music/audio.py'),

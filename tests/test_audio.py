@@ -177,7 +177,11 @@ def test_sections_make_the_whole_and_need_little_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < x.nbytes / 2
-    with pytest.raises(ValueError, match="more than 0 s"): next(sections(tmp_path / "long.wav", 0))
+    for seconds in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="more than 0 s"): next(sections(tmp_path / "long.wav", seconds))
+    for sr in (0, -1, 22_050.5, True, None):
+        with pytest.raises(BadAudio, match="sample rate"): next(sections(tmp_path / "long.wav", 1, sr))
+    with pytest.raises(BadAudio, match="sample rate"): load(tmp_path / "long.wav", 0)
 
 
 def test_resampling_leaves_nothing_that_does_not_fit():

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'LOWEST_SR', 'HIGHEST_SR', 'SOUND', 'OTHER', 'MAX_BYTES', 'MAX_S', 'BLOCK', 'SILENT_DB', 'QUIET_DB', 'FLAT',
-           'SHOWN_S', 'BadAudio', 'Clip', 'decibels', 'wav', 'save', 'content', 'wav_ends_early', 'ogg_ends_early',
-           'opened', 'not_sound', 'decoded', 'fit', 'load', 'sections', 'clipped', 'loudest_second', 'validate', 'mp3',
-           'outline', 'player', 'spectrogram', 'to_mel', 'mel_bands', 'mel', 'in_words', 'clip_plot']
+           'SHOWN_S', 'BadAudio', 'check_rate', 'Clip', 'decibels', 'wav', 'save', 'content', 'wav_ends_early',
+           'ogg_ends_early', 'opened', 'not_sound', 'decoded', 'fit', 'load', 'sections', 'clipped', 'loudest_second',
+           'validate', 'mp3', 'outline', 'player', 'spectrogram', 'to_mel', 'mel_bands', 'mel', 'in_words', 'clip_plot']
 
-# %% ../../nbs/11_music_audio.ipynb #20c35108
+# %% ../../nbs/11_music_audio.ipynb #332895a7
 import base64
 import html
 import io
@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from ..core import LabError
 from ..ledger import Picture
 
-# %% ../../nbs/11_music_audio.ipynb #778681e9
+# %% ../../nbs/11_music_audio.ipynb #5c454680
 REASONS = {
     "missing": "there is no such file", "empty": "the file has no bytes, or no sound", "too_big": "more bytes than we take",
     "not_audio": "the content is something else, whatever the name says", "truncated": "the file ends before its sound does",
@@ -46,8 +46,15 @@ class BadAudio(ValueError):
         super().__init__(text)
         self.reason = reason
 
-# %% ../../nbs/11_music_audio.ipynb #8882876b
+# %% ../../nbs/11_music_audio.ipynb #64365809
 LOWEST_SR, HIGHEST_SR = 1_000, 768_000  # Hz
+
+
+def check_rate(sr: int) -> int:  # the same rate
+    "Refuse what cannot be a sample rate."
+    if isinstance(sr, bool) or not isinstance(sr, int | np.integer) or not LOWEST_SR <= sr <= HIGHEST_SR:
+        raise BadAudio("damaged", f"expected a sample rate from {LOWEST_SR:,} to {HIGHEST_SR:,} Hz, got {sr!r}")
+    return int(sr)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,19 +64,17 @@ class Clip:
     sr: int
 
     def __post_init__(self) -> None:
-        x, sr = np.asarray(self.samples), self.sr
-        if isinstance(sr, bool) or not isinstance(sr, int | np.integer) or not LOWEST_SR <= sr <= HIGHEST_SR:
-            raise BadAudio("damaged", f"expected a sample rate from {LOWEST_SR:,} to {HIGHEST_SR:,} Hz, got {sr!r}")
+        x, sr = np.asarray(self.samples), check_rate(self.sr)
         if x.ndim != 1: raise BadAudio("damaged", f"expected mono of shape (n,), got {x.shape}: average the channels")
         if x.dtype.kind != "f": raise BadAudio("damaged", f"expected floats in -1..1, got {x.dtype}: divide by the largest value")
         if not x.size: raise BadAudio("empty", "expected at least one sample, got none")
         if not np.isfinite(x).all(): raise BadAudio("nan", "expected finite samples, got NaN or infinity")
         if (peak := np.abs(x).max()) > 1: raise BadAudio("damaged", f"expected samples in -1..1, got {peak:.4g}: divide by it")
         object.__setattr__(self, "samples", x := x.astype(np.float32))
-        object.__setattr__(self, "sr", int(sr))
+        object.__setattr__(self, "sr", sr)
         x.flags.writeable = False
 
-# %% ../../nbs/11_music_audio.ipynb #96eeabeb
+# %% ../../nbs/11_music_audio.ipynb #2eee8cc4
 def decibels(x: float | np.ndarray, floor: float = -120.0) -> float | np.ndarray:
     "An amplitude as dBFS; nothing is below `floor`."
     return np.maximum(20 * np.log10(np.maximum(np.abs(x), 1e-12)), floor)
@@ -87,7 +92,7 @@ def __repr__(self: Clip) -> str:
     peak, rms = decibels(np.abs(x).max()), decibels(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
     return f"Clip({self.seconds:.2f} s, {self.sr:,} Hz, peak {peak:.1f} dBFS, RMS {rms:.1f} dBFS)"
 
-# %% ../../nbs/11_music_audio.ipynb #ba817f71
+# %% ../../nbs/11_music_audio.ipynb #a9b00d57
 def wav(clip: Clip) -> bytes:  # 16 bits, mono
     "The clip as a WAV file."
     pcm = np.clip(np.rint(clip.samples.astype(np.float64) * 32_768), -32_768, 32_767).astype("<i2")
@@ -111,7 +116,7 @@ def save(clip: Clip, path: str | Path) -> Path:  # where it lies
         raise LabError(f"cannot write {path}: {e.strerror}.") from None
     return path
 
-# %% ../../nbs/11_music_audio.ipynb #6ebca39b
+# %% ../../nbs/11_music_audio.ipynb #18503fd5
 SOUND = ((0, b"RIFF", "WAV"), (0, b"RF64", "WAV"), (0, b"fLaC", "FLAC"), (0, b"OggS", "OGG"), (0, b"ID3", "MP3"),
          (0, b"FORM", "AIFF"))
 OTHER = (
@@ -131,7 +136,7 @@ def content(head: bytes) -> str:  # "WAV", "FLAC", "OGG", "MP3", "AIFF", or word
     if b"<html" in head[:1_000].lower() or b"<!doctype" in head[:1_000].lower(): return "a web page"
     return "something unknown" if b"\0" in head or sum(c < 9 for c in head) else "text"
 
-# %% ../../nbs/11_music_audio.ipynb #008a8902
+# %% ../../nbs/11_music_audio.ipynb #9cbfcb15
 def wav_ends_early(f: BinaryIO, size: int) -> bool:
     "Whether a RIFF file announces more bytes of sound than it has; streams that never knew (0 or all ones) are believed."
     f.seek(12)
@@ -150,7 +155,7 @@ def ogg_ends_early(f: BinaryIO, size: int) -> bool:
     if len(page) < 27 or len(page) < 27 + page[26]: return True
     return len(page) < 27 + page[26] + sum(page[27:27 + page[26]])
 
-# %% ../../nbs/11_music_audio.ipynb #a02f3fa2
+# %% ../../nbs/11_music_audio.ipynb #21872407
 MAX_BYTES = 100_000_000
 MAX_S = 3_600  # an hour in memory; more goes through `sections`
 
@@ -174,21 +179,20 @@ def opened(source: str | Path | bytes) -> Iterator[tuple[soundfile.SoundFile, st
         except soundfile.SoundFileError: raise not_sound(name, kind) from None
         with sound: yield sound, name
 
-# %% ../../nbs/11_music_audio.ipynb #b4c01e48
+# %% ../../nbs/11_music_audio.ipynb #34ab4de3
 def not_sound(name: str, kind: str) -> BadAudio:
     "The error for content that libsndfile does not open."
     if kind in {k for _, _, k in SOUND}: return BadAudio("damaged", f"{name} begins like {kind}, but cannot be decoded")
     return BadAudio("not_audio", f"{name} is {kind}, not sound we can read: WAV, FLAC, OGG, MP3 or AIFF, please")
 
-# %% ../../nbs/11_music_audio.ipynb #328af344
+# %% ../../nbs/11_music_audio.ipynb #35440f2b
 BLOCK = 2**19  # frames decoded at once
 
 
 def decoded(sound: soundfile.SoundFile, name: str, sr: int | None = None) -> Iterator[np.ndarray]:  # float32, shape (n,), any n
     "The mono mix of a file block by block, resampled to `sr`; BadAudio if it is not what it announced."
     rate, announced, had = sound.samplerate, sound.frames, 0
-    if not LOWEST_SR <= rate <= HIGHEST_SR: raise BadAudio("damaged", f"{name} has an odd sample rate: {rate:,} Hz")
-    stream = soxr.ResampleStream(rate, sr, 1, dtype="float32") if sr and sr != rate else None
+    stream = soxr.ResampleStream(check_rate(rate), check_rate(sr), 1, dtype="float32") if sr not in (None, rate) else None
     while True:
         try: x = sound.read(max(1, BLOCK // sound.channels), dtype="float32", always_2d=True)
         except soundfile.SoundFileError:
@@ -203,7 +207,7 @@ def decoded(sound: soundfile.SoundFile, name: str, sr: int | None = None) -> Ite
         raise BadAudio("truncated", f"{name} was cut off after {had / rate:.1f} s of {announced / rate:.1f}: copy it again")
     if stream: yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
-# %% ../../nbs/11_music_audio.ipynb #a3aefef9
+# %% ../../nbs/11_music_audio.ipynb #1a700348
 def fit(x: np.ndarray) -> np.ndarray:  # the same samples, in -1..1
     "Samples that overshoot (float files and lossy formats may) scaled down; others as they are."
     peak = max(x.max(initial=0), -x.min(initial=0))
@@ -217,7 +221,7 @@ def load(
 ) -> Clip:  # raises BadAudio, whose `reason` is one of REASONS
     "A sound file (WAV, FLAC, OGG, MP3, AIFF; any rate, depth and channels) as a mono clip."
     with opened(source) as (sound, name):
-        rate, parts, n = sr or sound.samplerate, [], 0
+        rate, parts, n = check_rate(sound.samplerate if sr is None else sr), [], 0
         for x in decoded(sound, name, sr):
             parts.append(x)
             n += len(x)
@@ -226,15 +230,15 @@ def load(
     if n < min_s * rate: raise BadAudio("too_short", f"{name} lasts {n / rate:.2f} s; at least {min_s:g} s are needed")
     return Clip(fit(np.concatenate(parts)), rate)
 
-# %% ../../nbs/11_music_audio.ipynb #9fa13e6c
+# %% ../../nbs/11_music_audio.ipynb #5b5d09a5
 def sections(
     source: str | Path | bytes,  # a file, or what was in it
     seconds: float = 30,  # how long a section is; the last one is shorter
     sr: int = 22_050,  # Hz
 ) -> Iterator[Clip]:  # raises BadAudio, also between two sections
     "A sound file in sections, decoded as they are asked for."
-    if not seconds > 0: raise ValueError(f"expected sections of more than 0 s, got {seconds!r}")
-    size, kept, n = round(seconds * sr), [], 0
+    if not 0 < seconds <= MAX_S: raise ValueError(f"expected sections of more than 0 s and at most {MAX_S:,}, got {seconds!r}")
+    size, kept, n = max(1, round(seconds * check_rate(sr))), [], 0
     with opened(source) as (sound, name):
         for x in decoded(sound, name, sr):
             kept, n = [*kept, x], n + len(x)
@@ -244,7 +248,7 @@ def sections(
             kept, n = [whole[n - n % size:]], n % size
     if n: yield Clip(fit(np.concatenate(kept)), sr)
 
-# %% ../../nbs/11_music_audio.ipynb #9f509de2
+# %% ../../nbs/11_music_audio.ipynb #383369b7
 SILENT_DB, QUIET_DB = -70.0, -40.0  # RMS of the loudest second, dBFS
 FLAT = 1e-3  # share of samples in flat peaks from which on a clip counts as clipped
 
@@ -256,7 +260,7 @@ def clipped(clip: Clip) -> float:  # 0..1
     runs = top[:-2] & top[1:-1] & top[2:]
     return float(runs.mean()) if runs.size else 0.0
 
-# %% ../../nbs/11_music_audio.ipynb #9390f6e6
+# %% ../../nbs/11_music_audio.ipynb #216ed4d1
 def loudest_second(clip: Clip) -> float:  # dBFS
     "The RMS of the loudest second."
     x = np.square(clip.samples, dtype=np.float64)
@@ -278,7 +282,7 @@ def validate(
     if offset > 0.02: found.append(f"off centre by {offset:.2f}: a constant was added")
     return found
 
-# %% ../../nbs/11_music_audio.ipynb #7a3cbbad
+# %% ../../nbs/11_music_audio.ipynb #0594e0e8
 SHOWN_S = 60  # a player holds no more
 
 
@@ -300,7 +304,7 @@ def outline(clip: Clip, columns: int = 300) -> str:  # a path in a box of 600 x 
     points = [*zip(at, 30 - 29 * high, strict=True), *zip(at[::-1], 30 - 29 * low[::-1], strict=True)]
     return "M" + "L".join(f"{a:.0f} {b:.1f}" for a, b in points) + "Z"
 
-# %% ../../nbs/11_music_audio.ipynb #501ae103
+# %% ../../nbs/11_music_audio.ipynb #b27ffc1a
 def player(
     clip: Clip,  # at most a minute of it is embedded
     label: str = "",  # what is to be heard, in words
@@ -318,7 +322,7 @@ def player(
 @patch
 def _repr_html_(self: Clip) -> str: return player(self)
 
-# %% ../../nbs/11_music_audio.ipynb #43e5a753
+# %% ../../nbs/11_music_audio.ipynb #847781b9
 def spectrogram(
     clip: Clip,
     size: int = 1_024,  # samples in a frame
@@ -333,7 +337,7 @@ def spectrogram(
         power[:, i:i + 512] = (np.abs(np.fft.rfft(frames[i:i + 512] * window, axis=1)) ** 2).T
     return power
 
-# %% ../../nbs/11_music_audio.ipynb #a8893ecf
+# %% ../../nbs/11_music_audio.ipynb #66ee229f
 def to_mel(hz: float | np.ndarray) -> float | np.ndarray:
     "Hertz as mel (O'Shaughnessy 1987): equal steps sound equally far apart."
     return 2_595 * np.log10(1 + hz / 700)
@@ -357,7 +361,7 @@ def mel(clip: Clip, bands: int = 64, size: int = 1_024, hop: int = 256) -> np.nd
     power = mel_bands(clip.sr, size, bands)[0] @ spectrogram(clip, size, hop)
     return np.maximum(10 * np.log10(power / (size / 4) ** 2 + 1e-10), -100).astype(np.float32)
 
-# %% ../../nbs/11_music_audio.ipynb #25d60425
+# %% ../../nbs/11_music_audio.ipynb #3e2f97e6
 def in_words(clip: Clip, picture: np.ndarray, centres: np.ndarray, beats: Sequence[float], title: str) -> str:
     "What `clip_plot` shows, for those who do not see it."
     power = 10 ** (picture.astype(np.float64) / 10)
@@ -365,7 +369,7 @@ def in_words(clip: Clip, picture: np.ndarray, centres: np.ndarray, beats: Sequen
     said = f"{len(beats)} beats, the first at {beats[0]:.2f} s, the last at {beats[-1]:.2f} s" if len(beats) else "no beats drawn"
     return f"{title or 'A clip'}: {clip!r}; loudest around {loudest:,.0f} Hz, and at {first:.2f} s; {said}."
 
-# %% ../../nbs/11_music_audio.ipynb #e40d1744
+# %% ../../nbs/11_music_audio.ipynb #23d12234
 def clip_plot(
     clip: Clip,
     beats: Sequence[float] = (),  # where the beats are, s
