@@ -144,6 +144,26 @@ def test_chunks_around_the_sound_are_skipped():
     assert load(odd).seconds == 4
 
 
+@pytest.mark.parametrize("sr, channels", [(44_100, 2), (44_100, 1), (22_050, 2), (22_050, 1), (11_025, 1)])
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_that_does_not_say_how_long_it_is(sr, channels, mode):
+    "Without the extra first frame a decoder guesses the length from one frame: too long here, too short the other way round."
+    quiet, loud = np.zeros(4 * sr), 0.2 * np.random.default_rng(7).standard_normal(4 * sr).clip(-3, 3)
+    x = np.concatenate([quiet, loud])
+    out = io.BytesIO()
+    soundfile.write(out, np.repeat(x[:, None], channels, axis=1), sr, format="MP3", bitrate_mode=mode, compression_level=0.5)
+    data = out.getvalue()
+    bare = data[audio.mp3_frame(data[:4]):]
+    tag = b"ID3\3\0\0\0\0\1\0" + bytes(128)
+    for given in (bare, tag + bare, tag + data, bare + b"TAG" + bytes(125)):
+        clip = load(given)
+        assert clip.seconds == pytest.approx(8, abs=0.2) and clip.sr == sr
+        assert np.abs(clip.samples[: 3 * sr]).max() < 0.01 and clip.samples[-3 * sr: -sr].std() > 0.1
+    out = io.BytesIO()
+    soundfile.write(out, np.concatenate([loud, quiet]), sr, format="MP3", bitrate_mode=mode, compression_level=0.5)
+    assert load(out.getvalue()[audio.mp3_frame(out.getvalue()[:4]):]).seconds == pytest.approx(8, abs=0.2)
+
+
 def test_nan_infinity_and_overshoot():
     x = tone()
     for bad in (np.nan, np.inf, -np.inf):
