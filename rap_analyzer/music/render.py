@@ -11,7 +11,7 @@ __all__ = ['SR', 'STEPS', 'LONGEST_S', 'PERFORMANCE_S', 'PARTS', 'METAL', 'PIECE
            'Mix', 'record_noise', 'worn', 'fast_size', 'room', 'squeeze', 'rms', 'finish', 'render', 'read_onset',
            'drums']
 
-# %% ../../nbs/12_music_render.ipynb #a197cc10
+# %% ../../nbs/12_music_render.ipynb #ae7820cb
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ STEPS = 16  # a bar of four beats, in sixteenths
 LONGEST_S = 600  # a longer render is refused: it would need more than a gigabyte of memory
 PERFORMANCE_S = 1_800  # drums alone need less
 
-# %% ../../nbs/12_music_render.ipynb #da73ba04
+# %% ../../nbs/12_music_render.ipynb #e685031b
 PARTS = {"song": 40, "artist": 41, "feel": 42, "dust": 43}  # regions of the catalog's random stream
 
 
@@ -51,7 +51,7 @@ class Chance:
         "One of the options."
         return options[int(self.uniform(1)[0] * len(options))]
 
-# %% ../../nbs/12_music_render.ipynb #10f4ae75
+# %% ../../nbs/12_music_render.ipynb #6a2a12f2
 def hiss(n: int, which: int) -> np.ndarray:  # -1..1, shape (n,)
     "White noise, the same on every machine."
     return 2 * Chance("dust", which, 7).uniform(n) - 1
@@ -69,7 +69,7 @@ def sweep(t: np.ndarray, high: float, low: float, fall_s: float) -> np.ndarray:
     "A sine that falls from one frequency to another."
     return np.sin(2 * np.pi * (low * t + (high - low) * fall_s * (1 - np.exp(-t / fall_s))))
 
-# %% ../../nbs/12_music_render.ipynb #230087f4
+# %% ../../nbs/12_music_render.ipynb #3f73babd
 def kick(t: np.ndarray, sr: int, low: float, high: float, decay: float, click: float) -> np.ndarray:
     "A skin: a falling sine, and the click of the beater."
     return sweep(t, high, low, 0.02) * np.exp(-t / decay) + click * band(hiss(len(t), 1), sr, 900, 6_000) * np.exp(-t / 0.004)
@@ -87,7 +87,7 @@ def clap(t: np.ndarray, sr: int, apart: float, tail: float, low: float, high: fl
     room = np.where(t >= 3 * apart, 0.5 * np.exp(-(t - 3 * apart) / tail), 0)
     return band(hiss(len(t), 3), sr, low, high) * (hands + room)
 
-# %% ../../nbs/12_music_render.ipynb #0b36db3b
+# %% ../../nbs/12_music_render.ipynb #ce90fdbc
 METAL = 205.3, 304.4, 369.6, 522.7, 540.0, 800.0  # Hz: the six oscillators of a classic analog hi-hat
 
 
@@ -108,7 +108,7 @@ def shout(t: np.ndarray, sr: int, pitch: float, decay: float, one: float, two: f
     mouth = band(voices, sr, one / 1.4, one * 1.4) + 0.7 * band(voices, sr, two / 1.3, two * 1.3)
     return mouth * np.minimum(t / 0.02, 1) * np.exp(-t / decay)
 
-# %% ../../nbs/12_music_render.ipynb #767d862f
+# %% ../../nbs/12_music_render.ipynb #c9980d90
 PIECES = {  # how each piece is made: function, its numbers, how long (s), how loud
     "kick": (kick, (55, 210, 0.13, 0.4), 0.6, 1.0), "snare": (snare, (190, 0.12, 1_000, 7_000), 0.5, 0.75),
     "clap": (clap, (0.010, 0.12, 900, 4_500), 0.5, 0.7), "hat": (hat, (1.0, 0.035, 6_500, 0.4), 0.2, 0.45),
@@ -130,7 +130,7 @@ KITS = {  # what a style changes
 }
 STYLES = tuple(KITS)
 
-# %% ../../nbs/12_music_render.ipynb #e421b13d
+# %% ../../nbs/12_music_render.ipynb #52eae95f
 @lru_cache(maxsize=128)
 def shot(piece: str, style: str, tune: int, sr: int) -> np.ndarray:  # float64, shape (n,), peak = how loud it is
     "One stroke on one piece of a style's kit, tuned by so many semitones; made once, read only."
@@ -142,7 +142,7 @@ def shot(piece: str, style: str, tune: int, sr: int) -> np.ndarray:  # float64, 
     x.flags.writeable = False
     return x
 
-# %% ../../nbs/12_music_render.ipynb #7d650525
+# %% ../../nbs/12_music_render.ipynb #2e127481
 def when(
     steps: np.ndarray,  # places in the grid, in sixteenths from the start; fractions allowed
     bpm: float,
@@ -153,7 +153,7 @@ def when(
     moved = np.where(inside < 1, inside * 2 * swing, 2 * swing + (inside - 1) * 2 * (1 - swing))
     return (2 * pair + moved) * 15 / bpm
 
-# %% ../../nbs/12_music_render.ipynb #8e47877c
+# %% ../../nbs/12_music_render.ipynb #6d6f4f66
 PATTERNS = {  # two bars in turn: X loud, x, o, g a ghost; a digit is so many strokes within two steps
     "boom bap": {
         "kick": ("X.......x.X..... X..x......X...x.", "X......x..X..x.. X.....x...X....o", "X..x....x.X..... X......x.xX....."),
@@ -172,7 +172,7 @@ PATTERNS = {  # two bars in turn: X loud, x, o, g a ghost; a digit is so many st
         "rim": ("...g..g....g.... ......g..g......", "......g....g..g. ...g......g.....")},
 }
 
-# %% ../../nbs/12_music_render.ipynb #0256f664
+# %% ../../nbs/12_music_render.ipynb #22dde7c8
 PATTERNS |= {
     "g-funk": {
         "kick": ("X.....x.X.x..... X..x..x.X.......", "X......xX.....x. X.....x.X..x...."),
@@ -195,7 +195,7 @@ LOUD = {"X": 1.0, "x": 0.78, "o": 0.52, "g": 0.28}
 FEEL = {"boom bap": (0.005, 0), "trap": (0.001, 0), "drill": (0.001, 0), "g-funk": (0.003, 0.004), "lo-fi": (0.007, 0.014),
         "crunk": (0.001, 0)}  # how loose the timing is, how late the snare (s)
 
-# %% ../../nbs/12_music_render.ipynb #09383987
+# %% ../../nbs/12_music_render.ipynb #b5f400a0
 def marks(pattern: str) -> Iterator[tuple[float, float]]:  # (step, velocity)
     "The strokes of a pattern; a roll gets louder towards its end."
     for step, c in enumerate(pattern.replace(" ", "")):
@@ -209,7 +209,7 @@ def fills(bars: int) -> np.ndarray:  # (step, velocity), shape (n, 2)
     last = [STEPS * b for b in range(7, bars, 8)]
     return np.array([(b + s, v) for b in last for s, v in ((10, 0.4), (11, 0.5), (13, 0.6), (14, 0.7), (15, 0.8))]).reshape(-1, 2)
 
-# %% ../../nbs/12_music_render.ipynb #1869216b
+# %% ../../nbs/12_music_render.ipynb #0e7cd195
 @dataclass(frozen=True)
 class Frame:
     "What all players agree on: style, tempo, swing, key, and the chord of each bar."
@@ -229,7 +229,7 @@ class Frame:
         at = when(np.array([e[0] for e in every]), self.bpm, self.swing).tolist()
         return [(*e, self.degrees[e[0] // STEPS], a) for e, a in zip(every, at, strict=True)]
 
-# %% ../../nbs/12_music_render.ipynb #4321a1b2
+# %% ../../nbs/12_music_render.ipynb #f9303c83
 class Strike(NamedTuple):
     "A stroke on a piece of the kit."
     piece: str
@@ -255,7 +255,7 @@ def strikes(
         out += [Strike(piece, max(0.0, a), v) for a, v in zip(at.tolist(), loud.tolist(), strict=True)]
     return out
 
-# %% ../../nbs/12_music_render.ipynb #3691373d
+# %% ../../nbs/12_music_render.ipynb #0b9073ad
 def play_kit(hits: Sequence[Strike], style: str, tune: int, n: int, sr: int) -> tuple[np.ndarray, np.ndarray]:  # shape (n,) each
     "All strokes, and those that ring in the room; a hi-hat that closes ends the open one."
     near, far = np.zeros(n), np.zeros(n)
@@ -271,7 +271,7 @@ def play_kit(hits: Sequence[Strike], style: str, tune: int, n: int, sr: int) -> 
         if piece in ("snare", "clap", "rim", "hey", "tom"): far[i:i + len(x)] += x
     return near, far
 
-# %% ../../nbs/12_music_render.ipynb #f84bc69d
+# %% ../../nbs/12_music_render.ipynb #cd4b7c5f
 SCALES = {True: (0, 2, 3, 5, 7, 8, 10), False: (0, 2, 4, 5, 7, 9, 11)}  # semitones above the tonic; minor, major
 PROGRESSIONS = {  # degrees of the scale from 0, one for each chord
     "bright": ((0, 3, 4, 3), (0, 5, 3, 4), (0, 4, 5, 3)), "soft": ((0, 5, 2, 6), (3, 2, 5, 0), (0, 2, 3, 5)),
@@ -290,7 +290,7 @@ def chord(degree: int, minor: bool, tonic: int, size: int, bottom: int) -> list[
     "The chord on a degree, every note moved into the octave above `bottom`, so that changes are small steps."
     return sorted(bottom + (tonic + pitch(degree + 2 * i, minor) - bottom) % 12 for i in range(size))
 
-# %% ../../nbs/12_music_render.ipynb #a7fe36fd
+# %% ../../nbs/12_music_render.ipynb #f2baf0d5
 BASS = {  # rhythm (two bars), what is played above the root in turn (semitones), how long a note rings (steps)
     "boom bap": (("X.......x.X..... X..x......X.....", "X.....x...X..... X.......x.X...x."), (0, 0, 7, 0, 12), 3),
     "trap": (("X.....x...x..... X..x......x.....", "X.........X..... X.....x........."), (0, 0, 0, 12), 9),
@@ -309,7 +309,7 @@ LOOPS = {  # instrument, rhythm (two bars), notes in a chord, how long they ring
 }
 LEAD = ("X.....x...x..... X.......x.....x.", "X.......x..x.... X...x...x.......")  # g-funk's high line
 
-# %% ../../nbs/12_music_render.ipynb #bcc17d4c
+# %% ../../nbs/12_music_render.ipynb #62d22c07
 class Note(NamedTuple):
     "A note of an instrument with pitch."
     at: float  # s
@@ -318,7 +318,7 @@ class Note(NamedTuple):
     velocity: float  # 0..1
     tied: bool = False  # slides on from the note before, without a new attack
 
-# %% ../../nbs/12_music_render.ipynb #403be6ed
+# %% ../../nbs/12_music_render.ipynb #70b87b3c
 def bass_part(frame: Frame, _: Chance) -> list[Note]:
     "The bass: the root of each chord in a rhythm of its own, with the leaps that the style likes."
     rhythms, leaps, ring = BASS[frame.style]
@@ -339,7 +339,7 @@ def lead_part(frame: Frame, choice: Chance) -> list[Note]:
     return [Note(at, top + pitch((4, 2, 6, 7)[walk[step % STEPS]] - (i % 3 == 2), frame.minor), ends[i] - at, v, i % 4 > 0)
             for i, (step, v, _, _, at) in enumerate(played)]
 
-# %% ../../nbs/12_music_render.ipynb #d6d9d2ba
+# %% ../../nbs/12_music_render.ipynb #bd7945e8
 def loop_part(frame: Frame, choice: Chance) -> list[Note]:
     "Chords, single notes of them, slices of a loop in a new order, or a riff, as the style has it."
     _, rhythms, size, ring, way, up = LOOPS[frame.style]
@@ -352,7 +352,7 @@ def loop_part(frame: Frame, choice: Chance) -> list[Note]:
         out += [Note(at, n, ring * 15 / frame.bpm, velocity) for n in notes]
     return out
 
-# %% ../../nbs/12_music_render.ipynb #f7ade98e
+# %% ../../nbs/12_music_render.ipynb #650bff0f
 def read_facts(track: Track) -> Frame:  # without chords
     "What a renderer needs to know; ValueError names the fact that it cannot play."
     style = next((g for g in track.genres if g in KITS), None)
@@ -369,7 +369,7 @@ def check_number(name: str, value: float, low: float, high: float, unit: str) ->
         raise ValueError(f"expected {name} from {low:g} to {high:,g}{unit}, got {value!r}")
     return value
 
-# %% ../../nbs/12_music_render.ipynb #490eb46b
+# %% ../../nbs/12_music_render.ipynb #f5edf074
 def compose(
     track: Track,
     seconds: float = 30,
@@ -394,7 +394,7 @@ def beats(
     period = 60 / read_facts(track).bpm
     return np.arange(math.ceil(seconds / period - 1e-9)) * period
 
-# %% ../../nbs/12_music_render.ipynb #fdaff662
+# %% ../../nbs/12_music_render.ipynb #b779a90d
 def overtones(phase: np.ndarray, amps: Sequence[float]) -> np.ndarray:
     "A sum of sines at 1, 2, 3 ... times a phase (radians), as powers of one complex number."
     one = np.cos(phase) + 1j * np.sin(phase)
@@ -412,7 +412,7 @@ TIMBRES = {  # overtones; attack, decay (s); a second voice, detuned (cents); a 
     "brass": (tuple(k**-0.7 for k in range(1, 13)), 0.012, 0.6, 14, None),
 }
 
-# %% ../../nbs/12_music_render.ipynb #2f0cd9f2
+# %% ../../nbs/12_music_render.ipynb #445fbdad
 @lru_cache(maxsize=96)
 def note(timbre: str, midi: float, n: int, sr: int) -> np.ndarray:  # float64, shape (n,)
     "One note of an instrument, made once, read only."
@@ -436,7 +436,7 @@ def play_notes(notes: Sequence[Note], timbre: str, n: int, sr: int) -> np.ndarra
             out[i:i + len(x)] += velocity * x
     return out
 
-# %% ../../nbs/12_music_render.ipynb #c0271a07
+# %% ../../nbs/12_music_render.ipynb #4228d1f1
 def glide(
     notes: Sequence[Note],
     n: int,  # samples
@@ -459,7 +459,7 @@ def glide(
     if vibrato: level += vibrato / 100 * np.sin(2 * np.pi * 5.5 * np.arange(n) / sr)
     return overtones(np.cumsum(2 * np.pi * 440 / sr * 2 ** ((level - 69) / 12)), amps) * loud
 
-# %% ../../nbs/12_music_render.ipynb #d23b1b2a
+# %% ../../nbs/12_music_render.ipynb #0a6d4191
 @dataclass(frozen=True)
 class Mix:
     "How a style is put together; levels are RMS, with the drums as 1."
@@ -483,7 +483,7 @@ MIXES = {
     "crunk": Mix((1, 0.5, 0.25, 0.12), 0.45, 0.06, (1.0, 0.75, 0), 0.2, 18_000, crest=10.4),
 }
 
-# %% ../../nbs/12_music_render.ipynb #2616f97e
+# %% ../../nbs/12_music_render.ipynb #b5ea0316
 @lru_cache(maxsize=8)
 def record_noise(sr: int) -> np.ndarray:  # four seconds, float64, RMS 1
     "An old record: hiss, and a crackle now and then."
@@ -506,7 +506,7 @@ def fast_size(n: int) -> int:
     "The next length that a Fourier transform likes: twos, threes and fives."
     return min(s for s in (2**a * 3**b * 5**c for a in range(32) for b in range(4) for c in range(3)) if s >= n)
 
-# %% ../../nbs/12_music_render.ipynb #cdf41448
+# %% ../../nbs/12_music_render.ipynb #ff0ff833
 @lru_cache(maxsize=8)
 def room(size: int, sr: int, top: float) -> tuple[np.ndarray, np.ndarray]:  # spectra: tone control, reverb
     "What the mix does to each frequency, and a room: noise that dies away."
@@ -533,7 +533,7 @@ def rms(x: np.ndarray) -> float:
     "Root mean square."
     return math.sqrt(np.dot(x, x) / len(x))
 
-# %% ../../nbs/12_music_render.ipynb #a7ff23f2
+# %% ../../nbs/12_music_render.ipynb #05bddca0
 def finish(x: np.ndarray, sr: int) -> Clip:  # peak -1 dBFS
     "Ends without a click (in place); rounded to 16 bits, so that small differences between processors vanish."
     rise, fall = int(0.002 * sr), int(0.05 * sr)
@@ -542,7 +542,7 @@ def finish(x: np.ndarray, sr: int) -> Clip:  # peak -1 dBFS
     x *= 10 ** (-1 / 20) * 32_768 / np.abs(x).max()
     return Clip((np.rint(x) / 32_768).astype(np.float32), sr)
 
-# %% ../../nbs/12_music_render.ipynb #06585887
+# %% ../../nbs/12_music_render.ipynb #bee5d976
 def render(
     track: Track,
     seconds: float = 30,  # at least .1
@@ -570,7 +570,7 @@ def render(
 
 WHINE = tuple(k**-1.3 for k in range(1, 9))  # overtones of the lead
 
-# %% ../../nbs/12_music_render.ipynb #a9baea92
+# %% ../../nbs/12_music_render.ipynb #28f5c7bc
 GM = {  # number on an electronic kit: piece, semitones
     35: ("kick", -2), 36: ("kick", 0), 37: ("rim", 0), 38: ("snare", 0), 39: ("clap", 0), 40: ("snare", 1), 41: ("tom", -5),
     42: ("hat", 0), 22: ("hat", 0), 43: ("tom", -3), 44: ("hat", 0), 45: ("tom", 0), 46: ("open", 0), 26: ("open", 0),
@@ -589,7 +589,7 @@ def read_onset(onset: tuple[float, int, float]) -> Strike:
     piece, tune = GM[number]
     return Strike(piece, float(at), (velocity / 127) ** 1.5, tune)
 
-# %% ../../nbs/12_music_render.ipynb #b73b9350
+# %% ../../nbs/12_music_render.ipynb #8a308cdb
 def drums(
     onsets: Iterable[tuple[float, int, float]],  # (s, MIDI note, velocity 1..127), in any order
     sr: int = SR,  # Hz
