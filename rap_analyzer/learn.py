@@ -310,7 +310,9 @@ def order(path: str | None = None) -> list[Exercise]:
     if path and path not in (names := [p.get("name") for p in paths]):
         raise LabError(f"there is no reading path {path!r}; there are: {', '.join(map(str, names)) or 'none'}.")
     stems = [Path(n).stem for p in paths if path in (None, p.get("name")) for n in p.get("notebooks", ())]
-    first = {e.id: e for stem in stems for e in every.values() if e.slug == stem}
+    slugs = {e.slug for e in every.values()}
+    def fits(e: Exercise, stem: str) -> bool: return e.slug == stem or stem not in slugs and e.id.startswith(f"{stem[:2]}.")
+    first = {e.id: e for stem in stems for e in every.values() if fits(e, stem)}
     return list((first if path else first | every).values())
 
 

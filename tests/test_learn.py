@@ -305,6 +305,9 @@ def test_next_follows_the_reading_path(home, tmp_path, monkeypatch):
     settings.cache_clear()
     assert learn.next_exercise().id == last and [e.id for e in learn.order("taste")] == [last]
     with pytest.raises(LabError, match="no reading path 'nowhere'; there are: taste"): learn.order("nowhere")
+    notebooks = '["START.ipynb", "21_search_index", "28_which_p95"]'
+    (repo / "nbs" / "paths.toml").write_text(f'[[path]]\nname = "weekend"\nnotebooks = {notebooks}')
+    assert [e.id for e in learn.order("weekend")] == ["21.1", "21.2", "28.1"]
 
 
 # ---- the form of the exercises in a repository
