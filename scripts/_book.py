@@ -1,16 +1,19 @@
 """Execute the chapters and the exercises with papermill, in a lab of their own, and remember what passed.
 
-`scripts/book [--profile smoke|full] [--only GLOB] [--jobs N] [--force]` puts the executed notebooks into _build/book/<profile>/
-and what became of each into _build/book.json. The servers and the recorded runs live in _build/lab/<profile>/, so a learner's own
-`work/` is never touched. A notebook that passed is executed again when its text, the package, the lock file or the settings change.
+`scripts/book [--profile smoke|full] [--only GLOB] [--changed] [--jobs N] [--force]` puts the executed notebooks into
+_build/book/<profile>/ and what became of each into _build/book.json. The servers and the recorded runs live in _build/lab/, so a
+learner's own `work/` is never touched. A notebook that passed is executed again when its text, a module it rests on, a migration,
+the lock file or the settings change. On the full profile, ratios that moved away from the committed reference runs are named.
 """
 import argparse
+import ast
 import fcntl
 import json
 import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatch
 from hashlib import sha256
 from multiprocessing import active_children, get_context
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,20 +40,64 @@ def notebooks(root: Path, only: str = "*") -> list[Path]:
     return [p for p in found if any(fnmatch(name, only) for name in (p.name, p.stem, str(p.relative_to(root))))]
 
 
-def code_hash(root: Path, profile: str) -> str:
-    "A fingerprint of what all results depend on: package, migrations, locked versions, settings, Python."
-    package = (p for p in root.glob("rap_analyzer/**/*") if p.is_file() and "__pycache__" not in p.parts)
+def environment_hash(root: Path, profile: str) -> str:
+    "A fingerprint of what all results depend on: migrations, locked versions, settings, Python."
     given = sorted((k, v) for k, v in os.environ.items() if k.startswith("RAP_") and k not in OURS)
     known = sha256(repr((profile, sys.version_info[:3], given)).encode())
-    for path in sorted(package) + [root / "requirements.lock", root / "settings.ini"]:
+    for path in sorted(root.glob("rap_analyzer/migrations/**/*.py")) + [root / "requirements.lock", root / "settings.ini"]:
         if path.exists(): known.update(str(path.relative_to(root)).encode() + sha256(path.read_bytes()).digest())
     return known.hexdigest()
 
 
-def fingerprint(path: Path, code: str) -> str:
+def named(source: str, package: str) -> set[str]:
+    "The modules of the package that a text of Python imports anywhere, also inside functions; `package` is where it stands."
+    found = set()
+    try: tree = ast.parse(source)
+    except SyntaxError: return {"*"}  # not plain Python: it may use anything
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parts, *([node.module] if node.module else [])])
+            found |= {base, *(f"{base}.{a.name}" for a in node.names)}
+        elif isinstance(node, ast.Constant) and node.value == "rap_analyzer.cli": found.add("*")  # it may use anything
+    return {f for f in found if f == "*" or f.partition(".")[0] == "rap_analyzer"}
+
+
+class Ground:
+    "What results rest on: the package's modules and who imports whom, migrations, locked versions, settings, Python."
+    def __init__(self, root: Path, profile: str):
+        self.base = environment_hash(root, profile)
+        files = {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p
+                 for p in root.glob("rap_analyzer/**/*.py") if "migrations" not in p.parts and p.name != "_modidx.py"}
+        self.code = {name: p.read_bytes() for name, p in files.items()}
+        self.imports = {name: named(text.decode(), name if files[name].stem == "__init__" else name.rpartition(".")[0]) - {name}
+                        for name, text in self.code.items()}
+
+    def under(self, start: set[str]) -> set[str]:
+        "These modules and all that they rest on; everything for `*`."
+        done, todo = set(), set(self.code) if "*" in start else start & set(self.code)
+        while todo:
+            done.add(name := todo.pop())
+            todo |= (set(self.code) if "*" in self.imports[name] else self.imports[name] & set(self.code)) - done
+        return done
+
+    def of(self, names: set[str]) -> str:
+        "A fingerprint of the ground under these modules."
+        known = sha256(self.base.encode())
+        for name in sorted(self.under(names)): known.update(name.encode() + sha256(self.code[name]).digest())
+        return known.hexdigest()
+
+
+def fingerprint(path: Path, ground: Ground) -> str:
     "A fingerprint of one notebook's result: its own text, its checker's (if it is an exercise), and everything under it."
-    twin = path.parent / "solutions" / path.name
-    return sha256(code.encode() + path.read_bytes() + (twin.read_bytes() if twin.exists() else b"")).hexdigest()
+    twin, used = path.parent / "solutions" / path.name, set()
+    texts = [p.read_bytes() for p in (path, twin) if p.exists()]
+    for text in texts:
+        for c in json.loads(text)["cells"]:
+            lines = "".join(c["source"]).splitlines() if c["cell_type"] == "code" else []
+            used |= named("\n".join(x for x in lines if x.lstrip()[:1] not in ("%", "!")), "")
+    return sha256(ground.of(used).encode() + b"".join(texts)).hexdigest()
 
 
 def records(root: Path) -> dict:
@@ -123,23 +171,34 @@ def alone(root: Path) -> Iterator[None]:
         yield
 
 
+def homes(root: Path, profile: str, jobs: int) -> list[Path]:
+    "A lab for each worker: what one of them drops or measures does not disturb the others."
+    return [root / "_build" / "lab" / (profile if n == 0 else f"{profile}-{n + 1}") for n in range(jobs)]
+
+
 @contextmanager
-def servers(home: Path, code: str) -> Iterator[int]:
-    "The book's own servers; what other code than today's has put there is thrown away first. Yields the tracks of the profile."
+def servers(folders: list[Path], code: str) -> Iterator[int]:
+    "The book's own servers, with the catalog and its index; data that other code has made is thrown away first. Yields the size."
     from rap_analyzer.core import settings
     from rap_analyzer.lab import Lab
+    from rap_analyzer.search.index import build
+    from rap_analyzer.search.store import Store, fill, migrate
     settings.cache_clear()
-    lab, note = Lab(home=home), home / "made-by"
-    lab.down()
-    if not note.exists() or note.read_text() != code: shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True, exist_ok=True)
-    note.write_text(code)
+    labs = [Lab(home=home) for home in folders]
+    for lab, home in zip(labs, folders, strict=True):
+        lab.down()
+        note = home / "made-by"
+        if not note.exists() or note.read_text() != code: shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True, exist_ok=True)
+        note.write_text(code)
     try:
-        lab.up(keep=True)
+        for lab in labs:
+            migrate(lab.up(keep=True))
+            build("hnsw_halfvec", fill(store := Store(lab)))
+            store.forget()
         yield settings().tracks
     finally:
-        lab.close()
-        lab.down()
+        for lab in labs: lab.close(), lab.down()
 
 
 def environment(root: Path, profile: str, jobs: int) -> None:
@@ -153,10 +212,18 @@ def environment(root: Path, profile: str, jobs: int) -> None:
     if jobs > 1: os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
+def take_home(free: Queue) -> None:
+    "Called once in each worker: the lab that its kernels use."
+    os.environ["RAP_LAB_HOME"] = str(free.get(timeout=60))
+
+
 def work(todo: list[Path], root: Path, profile: str, tracks: int, jobs: int, cell_s: float) -> Iterator[tuple[Path, dict]]:
     "Execute the notebooks, `jobs` at a time, each in a process of its own; yields each with its record as it ends."
     bar = jobs == 1 and sys.stderr.isatty()
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    free = context.Queue()
+    for home in homes(root, profile, jobs): free.put(home)
+    with ProcessPoolExecutor(jobs, context, take_home, (free,)) as pool:
         waiting, running = list(todo), {}
         try:
             while waiting or running:
@@ -178,31 +245,65 @@ def table(book: dict[str, dict]) -> str:
     return "\n".join([f"{'notebook':<{wide}}  seconds  status", *rows])
 
 
-def run(root: Path, profile: str, only: str = "*", jobs: int = 1, force: bool = False, cell_s: float = CELL_S) -> int:
+def interval(run: dict) -> tuple[float, float]:
+    "Where a recorded ratio may lie: its own interval, or half as much again on both sides where there is none."
+    low, high = run["values"].get("low"), run["values"].get("high")
+    return (low, high) if low is not None and high is not None else (run["p50"] / 1.5, run["p50"] * 1.5)
+
+
+def moved(root: Path, folders: list[Path]) -> list[str]:
+    "The ratios of exercises/results that this book's newest runs of the same parameters do not confirm."
+    found = []
+    for file in sorted((root / "exercises" / "results").glob("*.json")):
+        then = json.loads(file.read_text(encoding="utf-8"))
+        runs = [r for home in folders for r in (home / "runs" / then["key"]).glob("*.json")]
+        if then["unit"] != "x" or not runs: continue
+        now = json.loads(max(runs, key=lambda r: r.name).read_text(encoding="utf-8"))
+        (a, b), (c, d) = interval(then), interval(now)
+        if then["params"] == now["params"] and (b < c or d < a):
+            said = lambda run, low, high: f"{run['p50']:.3g} x ({low:.3g} to {high:.3g})"
+            found.append(f"moved: {then['key']} was {said(then, a, b)}, is {said(now, c, d)}")
+    return found
+
+
+def edited(root: Path) -> set[Path]:
+    "The notebooks whose text differs from the last commit."
+    asked = ["git", "-C", str(root), "status", "--porcelain", "-z", "--untracked-files=all", "--", "nbs", "exercises"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout
+    return {root / line[3:] for line in said.split("\0") if line.endswith(".ipynb")}
+
+
+def run(root: Path, profile: str, only: str = "*", jobs: int | None = None, force: bool = False, cell_s: float = CELL_S,
+        changed: bool = False) -> int:
     "Execute what has changed; exit code 1 if a notebook failed, 2 if there is none to execute."
-    chosen = notebooks(root, only)
+    chosen, jobs = notebooks(root, only), jobs or (2 if profile == "smoke" else 1)
+    if changed and not (chosen := [p for p in chosen if p in edited(root)]):
+        print("No notebook differs from the last commit.")
+        return 0
     if not chosen:
         print(f"No notebook is called {only!r}." if only != "*" else "There is no notebook to execute.", file=sys.stderr)
         return 2
     environment(root, profile, jobs)
     with alone(root):
-        code, book = code_hash(root, profile), records(root)
+        ground, book = Ground(root, profile), records(root)
         mine = {k: r | {"cached": True} for k, r in book.get(profile, {}).items() if (root / k).exists()}
-        hashes = {p: fingerprint(p, code) for p in chosen}
+        hashes = {p: fingerprint(p, ground) for p in chosen}
         def fresh(p: Path) -> bool:
             r = mine.get(str(p.relative_to(root)), {})
             return (r.get("status"), r.get("hash")) == ("passed", hashes[p]) and executed(root, profile, p).exists()
         todo = [p for p in chosen if force or not fresh(p)]
         book[profile] = mine
         if todo:
-            with servers(Path(os.environ["RAP_LAB_HOME"]), code) as tracks:
+            with servers(homes(root, profile, jobs), ground.of({"*"})) as tracks:
                 for path, record in work(todo, root, profile, tracks, jobs, cell_s):
                     name = str(path.relative_to(root))
                     mine[name] = record | {"hash": hashes[path]}
                     remember(root, book)
                     if record["status"] == "failed": print(f"\nFAILED {name}, {record['error']}\n", flush=True)
-        if only == "*": book["last"] = profile  # what scripts/docs --no-run shows
+        if only == "*" and not changed: book["last"] = profile  # what scripts/docs --no-run shows
         remember(root, book)
+    if profile == "full":
+        for line in moved(root, homes(root, profile, jobs)): print(line)
     shown = {name: mine[name] for name in (str(p.relative_to(root)) for p in chosen)}
     print(table(shown), flush=True)
     return 1 if any(r["status"] == "failed" for r in shown.values()) else 0
@@ -213,7 +314,8 @@ def options(about: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository's folder")
     parser.add_argument("--profile", choices=PROFILES, help="full: the course's sizes (default); smoke: small ones")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; more than 1 disturbs measurements")
+    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time, each with servers of its own; more "
+                        "than 1 disturbs measurements (default: 1; smoke: 2)")
     parser.add_argument("--cell-s", type=float, default=CELL_S, metavar="S", help=f"seconds a cell may take ({CELL_S})")
     parser.add_argument("--force", action="store_true", help="execute again what has already passed")
     return parser
@@ -234,9 +336,10 @@ def main() -> int:
     "The command scripts/book."
     parser = options("Execute the chapters and the exercises; what has passed and has not changed is skipped.")
     parser.add_argument("--only", default="*", metavar="GLOB", help="only these, such as '2*' or 'exercises/*'")
+    parser.add_argument("--changed", action="store_true", help="only those whose text differs from the last commit")
     a = parser.parse_args()
-    if a.jobs < 1: parser.error("--jobs has to be 1 or more")
-    return guarded(lambda: run(a.root.resolve(), a.profile or "full", a.only, a.jobs, a.force, a.cell_s))
+    if a.jobs is not None and a.jobs < 1: parser.error("--jobs has to be 1 or more")
+    return guarded(lambda: run(a.root.resolve(), a.profile or "full", a.only, a.jobs, a.force, a.cell_s, a.changed))
 
 
 if __name__ == "__main__": sys.exit(main())

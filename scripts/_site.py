@@ -262,7 +262,7 @@ def page_of(path: Path, root: Path, profile: str, records: dict, where: Where, f
 def stage(root: Path, profile: str, records: dict, pages: Path) -> tuple[list[str], list[str]]:
     "Write every page into the empty folder `pages`; returns the notebooks whose results are out of date, and what is wrong."
     from smalldocs.markdown import split_front_matter
-    files, code, modules = set(), _book.code_hash(root, profile), _api_pages.modules(root)
+    files, code, modules = set(), _book.Ground(root, profile), _api_pages.modules(root)
     names, chapters = _api_pages.Names(modules), {p.relative_to(root).as_posix(): p for p in notebooks(root)}
     titles = {name: title(path) for name, path in chapters.items()}
     trails, wrong = _paths.read(root, list(titles))

@@ -84,11 +84,16 @@ def test_a_result_depends_on_text_package_lock_and_profile(house, monkeypatch):
     module.write_text("x = 1")
     seen = []
     def changed() -> bool:
-        seen.append(_book.fingerprint(nb, _book.code_hash(house, "smoke")))
+        seen.append(_book.fingerprint(nb, _book.Ground(house, "smoke")))
         return seen.count(seen[-1]) == 1
     assert changed() and not changed()
-    assert _book.code_hash(house, "full") != _book.code_hash(house, "smoke")
+    assert _book.fingerprint(nb, _book.Ground(house, "full")) != seen[-1]
     module.write_text("x = 2")
+    assert not changed()                                                # the notebook does not use it ...
+    core = house / "rap_analyzer/core.py"
+    core.write_text(core.read_text() + "\ndef late():\n    from .a import b\n")
+    assert changed()                                                    # ... until what it uses does, if only later
+    module.write_text("x = 3")
     assert changed()
     module.rename(module.with_name("c.py"))
     assert changed()
@@ -116,11 +121,35 @@ def test_notebooks_are_chosen_by_name_stem_or_path(house):
 
 def test_the_result_of_an_exercise_depends_on_its_checker(house):
     stub, source = house / "exercises/21_x.ipynb", house / "exercises/solutions/21_x.ipynb"
-    alone = _book.fingerprint(stub, "code")
+    ground = _book.Ground(house, "smoke")
+    alone = _book.fingerprint(stub, ground)
     put(source, cell("code", "1"))
-    first = _book.fingerprint(stub, "code")
+    first = _book.fingerprint(stub, ground)
     put(source, cell("code", "2"))
-    assert len({alone, first, _book.fingerprint(stub, "code")}) == 3
+    assert len({alone, first, _book.fingerprint(stub, ground)}) == 3
+
+
+def test_imports_are_found_wherever_they_stand():
+    assert _book.named("import rap_analyzer.cli as c, os\ndef f():\n    from ..search import store", "rap_analyzer.music") == {
+        "rap_analyzer.cli", "rap_analyzer.search", "rap_analyzer.search.store"}
+    assert _book.named("from . import index", "rap_analyzer.search") == {"rap_analyzer.search", "rap_analyzer.search.index"}
+    assert _book.named("run('-m', 'rap_analyzer.cli')", "") == {"*"} == _book.named("not python (", "")
+
+
+def test_a_ratio_that_left_its_spread_is_named(house):
+    def run(folder, key, value, name="a", **values):
+        (folder / key).mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"key": key, "unit": "x", "p50": value, "params": {"k": 10}, "values": values})
+        (folder / key / f"{name}.json").write_text(text)
+        return text
+    home, results = house / "home", house / "exercises/results"
+    results.mkdir()
+    for key, then, now in (("same", 10, 12), ("faster", 10, 40), ("wide", 10, 40)):
+        text = run(home / "runs", key, then, **({"low": 1, "high": 50} if key == "wide" else {}))
+        (results / f"{key}.json").write_text(text)
+        run(home / "runs", key, now, "b")
+    (results / "unmeasured.json").write_text(text.replace("wide", "unmeasured"))
+    assert [line.split()[1] for line in _book.moved(house, [home])] == ["faster"]
 
 
 def test_solutions_are_not_on_the_site(house):

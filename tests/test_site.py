@@ -326,7 +326,7 @@ def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
     put(house / "nbs/START.ipynb", cell("markdown", "# Begin here?\n\nWith [that](01_lab.ipynb)."))
     for path in _site.notebooks(house):  # as if executed
         put(_site._book.executed(house, "smoke", path), *json.loads(path.read_text())["cells"])
-    code = _site._book.code_hash(house, "smoke")
+    code = _site._book.Ground(house, "smoke")
     record = {"status": "passed", "seconds": 1, "tracks": 3000, "at": "2026-01-02T03:04:05+00:00"}
     records = {p.relative_to(house).as_posix(): record | {"hash": _site._book.fingerprint(p, code)}
                for p in _site._book.notebooks(house)}
