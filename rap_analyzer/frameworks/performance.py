@@ -42,6 +42,7 @@ from ..music.catalog import MODEL_ID
 from ..search.bench import smallest_ef, still
 from ..search.cache import Cache, cached_similar
 from ..search.filters import Filter, filtered
+from ..search.fulltext import find, hybrid
 from ..search.index import Hit, asimilar, check_model, method, recall, similar
 from ..search.store import Explain, Plan, Session, Store, default_store
 
@@ -79,7 +80,8 @@ def explain_run(
     s.fetch(plan)                                                                       # sets the search width too
     kinds, values = [], []
     for p in plan.params:
-        kind, given = ("'unknown'", [p]) if p is None or isinstance(p, str) else ("pg_typeof(%s)::text", [p, p])
+        open_type = p is None or isinstance(p, str) or (isinstance(p, list) and all(isinstance(x, str) for x in p))
+        kind, given = ("'unknown'", [p]) if open_type else ("pg_typeof(%s)::text", [p, p])
         row = s.con.execute(f"SELECT {kind}, quote_nullable(%s::text)", given, prepare=False).fetchone()
         kinds.append(row[0])
         values.append(row[1])
@@ -203,24 +205,46 @@ def _filtered(t: Task, store: Store, cache: Cache | None, asked: tuple[int, Filt
 def _cached(t: Task, store: Store, cache: Cache | None, asked: int) -> list[Hit]:
     return cached_similar(asked, t.k, t.ef, store, cache, t.name, t.model_id)
 
+# %% ../../nbs/29_frameworks_performance.ipynb #80a0dadb
+def _words(t: Task, store: Store, cache: Cache | None, asked: tuple[int, str]) -> list[Hit]:
+    return find(asked[1], t.k, store=store)
 
-COMPONENTS: dict[str, Ask] = {"similarity_search": _similarity, "filtered_search": _filtered, "cached_search": _cached}
+
+def _hybrid(t: Task, store: Store, cache: Cache | None, asked: tuple[int, str]) -> list[Hit]:
+    return hybrid(asked[1], asked[0], t.k, store=store, model_id=t.model_id)
+
+
+COMPONENTS: dict[str, Ask] = {"similarity_search": _similarity, "filtered_search": _filtered, "word_search": _words,
+                              "hybrid_search": _hybrid, "cached_search": _cached}
 
 # %% ../../nbs/29_frameworks_performance.ipynb #f0e67a56
 IDS = """SELECT track_id FROM embeddings WHERE model_id = %s ORDER BY hashint8extended(track_id, %s::int8) LIMIT %s::int8"""
-FACETS = """SELECT t.id, (SELECT genre FROM track_genres g WHERE g.track_id = t.id ORDER BY rank LIMIT 1), t.mood, t.year
+FACETS = """SELECT t.id, (SELECT genre FROM track_genres g WHERE g.track_id = t.id ORDER BY rank LIMIT 1), t.mood, t.year,
+    t.title, t.artist
 FROM tracks t JOIN embeddings e ON e.track_id = t.id AND e.model_id = %s ORDER BY hashint8extended(t.id, %s::int8) LIMIT %s::int8"""
 
 
+def _where(i: int, row: Sequence) -> Filter:
+    "A condition that a track meets, of another kind for each i."
+    genre, mood, year = row[1:4]
+    return (Filter(genre), Filter(mood=mood), Filter(year=year and (year, year + 1)), Filter(genre, mood))[i % 4]
+
+
+def _text(i: int, row: Sequence) -> str:
+    "What somebody may type who looks for a track: its title, its artist, a word of the title, a word that is not finished yet."
+    words, names = (re.findall(r"[^\W_]{1,40}", text)[:8] for text in row[4:6])
+    words, names = words or ["love"], names or ["love"]
+    return (" ".join(words[:3]), " ".join(names[:3]), words[-1], words[0][:4])[i % 4]
+
+# %% ../../nbs/29_frameworks_performance.ipynb #aa9d8371
 def drawn(store: Store, t: Task, n: int, seed: int) -> list:  # n questions of the component's kind
     "Varied questions, the same for the same seed and store."
     if t.component == "similarity_search" and t.model_id == MODEL_ID:
         return list(catalog.embeddings(1_000_000 + 1_000 * seed, 1_000_000 + 1_000 * seed + n))         # in no store
-    if t.component == "filtered_search":
+    if t.component in ("filtered_search", "word_search", "hybrid_search"):
         rows = Store.query(store, Plan(FACETS, (t.model_id, seed, n)))
-        forms = (lambda r: Filter(genre=r[1]), lambda r: Filter(mood=r[2]), lambda r: Filter(year=r[3] and (r[3], r[3] + 1)),
-                 lambda r: Filter(r[1], r[2]))
-        return [(r[0], forms[i % 4](rows[i - 1])) for i, r in enumerate(rows)]
+        ask = _where if t.component == "filtered_search" else _text
+        return [(r[0], ask(i, rows[i - 1])) for i, r in enumerate(rows)]            # a track, and what another one is like
     ids = [r[0] for r in Store.query(store, Plan(IDS, (t.model_id, seed, 1_000_000 if t.component == "cached_search" else n)))]
     if t.component != "cached_search" or not ids: return ids
     weight = 1 / np.arange(1, len(ids) + 1) ** (t.skew == "zipf")
