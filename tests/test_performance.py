@@ -292,3 +292,48 @@ def test_crowds_answer_every_question_once(ward):
     asked = list(range(60))
     for load in (by_threads(ward, asked, 3), asyncio.run(_tasks(ward, asked)), by_processes(ward, asked, 2)):
         assert len(load.ms) == 60 and load.rps > 0 and str(load.clients) in repr(load)
+
+
+@pytest.fixture
+def post(ward):
+    "Ask the service for a profile."
+    import httpx
+
+    from rap_analyzer.platform.api import create_app, serving
+    with serving(create_app(ward)) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield lambda **how: client.post("/api/optimize", **how)
+
+
+def test_the_service_gives_profile_and_advice_and_applies_nothing(post, ill):
+    run(ill, f"DROP INDEX {IX}")
+    for component in COMPONENTS:
+        r = post(json={"component": component})
+        assert r.status_code == 200, r.text
+        body = r.json()
+        assert body["profile"]["component"] == component and body["profile"]["p50_ms"] > 0
+        assert all({"rung", "title", "because", "at_most", "expected", "sql", "undo"} <= set(a) for a in body["advice"])
+    first = post(json={"component": "similarity_search", "k": 5}).json()["advice"][0]
+    assert first["sql"][0].startswith(f"CREATE INDEX CONCURRENTLY {IX}") and first["at_most"] > 1
+    assert "hnsw_halfvec" not in built(ill, fresh=True)
+
+
+@pytest.mark.parametrize(("how", "says"), [
+    ({"json": {"component": "everything"}}, "unknown component 'everything'; there are: similarity_search"),
+    ({"json": {}}, "component is missing"), ({"json": {"component": 7}}, "component = "), ({"json": []}, "a JSON object as the body"),
+    ({"content": b"{"}, "a JSON object as the body"), ({}, "a JSON object as the body"),
+    ({"json": {"component": "x" * 10_000}}, "component = "), ({"json": {"componnent": "x"}}, "component"),
+    ({"json": {"component": "similarity_search", "k": 0}}, "k = '0'"),
+    ({"json": {"component": "similarity_search", "apply": True}}, "no parameter 'apply'"),
+])
+def test_bad_requests_are_told_what_was_expected(post, how, says):
+    r = post(**how)
+    assert r.status_code == 422 and says in r.json()["error"], r.text
+    assert len(r.text) < 1_000
+
+
+def test_one_profile_at_a_time(post):
+    from rap_analyzer.platform import api
+    with api.PROFILING:
+        r = post(json={"component": "similarity_search"})
+        assert r.status_code == 503 and "one at a time" in r.json()["error"] and r.headers["retry-after"]
+    assert post(json={"component": "similarity_search"}).status_code == 200

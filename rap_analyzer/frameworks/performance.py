@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -549,6 +549,10 @@ class Advice:
         return "\n".join([f"[{self.rung}] {self.title}{bound}", f"  because   {self.because}", f"  expected  {self.expected}",
                           *(f"  set       {name} = {value}" for name, value in self.settings),
                           *(f"  run       {s}" for s in self.sql), *(f"  undo      {s}" for s in self.undo)])
+
+    def as_dict(self) -> dict:
+        "An advice as plain values, for JSON; at_most is null where everything is touched."
+        return {**asdict(self), "settings": dict(self.settings), "at_most": self.most if math.isfinite(self.most) else None}
 
 # %% ../../nbs/29_frameworks_performance.ipynb #1c8c7e39
 OPERATOR = re.compile(r"<#>|<=>|<->|<\+>|<~>|<%>")

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'ERRORS', 'RESPONSES', 'TRANSLATED', 'log', 'BUCKETS', 'METHODS', 'PLAIN_ID', 'HEADERS', 'LEFTOVERS',
-           'router', 'STYLE', 'SCRIPT', 'HOME', 'serving', 'Conditions', 'SimilarQuery', 'SearchQuery', 'complaint',
-           'HitOut', 'SimilarOut', 'SearchOut', 'TrackOut', 'HealthOut', 'ErrorOut', 'bad', 'translate', 'Metrics',
-           'Exchange', 'Edge', 'finished', 'booked', 'ask', 'nearest', 'kept', 'described', 'similar_tracks',
-           'search_tracks', 'named', 'about', 'one_track', 'verdict', 'ping', 'live', 'ready', 'metrics', 'page',
-           'proof', 'home', 'docs', 'lifespan', 'create_app']
+           'router', 'PROFILING', 'STYLE', 'SCRIPT', 'HOME', 'serving', 'Conditions', 'SimilarQuery', 'SearchQuery',
+           'complaint', 'HitOut', 'SimilarOut', 'SearchOut', 'TrackOut', 'HealthOut', 'ErrorOut', 'bad', 'translate',
+           'Metrics', 'Exchange', 'Edge', 'finished', 'booked', 'ask', 'nearest', 'kept', 'described', 'similar_tracks',
+           'search_tracks', 'named', 'about', 'one_track', 'OptimizeQuery', 'OptimizeOut', 'looked_at',
+           'optimize_component', 'verdict', 'ping', 'live', 'ready', 'metrics', 'page', 'proof', 'home', 'docs',
+           'lifespan', 'create_app']
 
 # %% ../../nbs/60_platform_api.ipynb #21991ef0
 import asyncio
@@ -42,6 +43,7 @@ from starlette.exceptions import HTTPException as RoutingError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core import LabError, allowed, settings
+from ..frameworks.performance import COMPONENTS, optimize, profile
 from ..ledger import last
 from ..music.catalog import Track
 from ..search.cache import Cache, scope_of
@@ -114,7 +116,9 @@ def complaint(problem: dict, path: str = "/api/tracks/similar") -> tuple[str, st
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(name, fields, n=1)
         return f"there is no parameter {name[:40]!r}", f"did you mean {near[0]}?" if near else f"allowed: {', '.join(fields)}"
-    example = f"for example {path if path in EXAMPLES else '/api/tracks/similar'}?{asked}"
+    joined = " with " if asked.startswith("{") else "?"
+    example = f"for example {path if path in EXAMPLES else '/api/tracks/similar'}{joined}{asked}"
+    if name == "body" or kind == "json_invalid": return "expected a JSON object as the body", example
     want = allowed(fields[name]) if name in fields else problem["msg"]
     if kind == "missing": return f"{name} is missing: expected {want}", example
     return f"{name} = {str(problem['input'])[:40]!r}: expected {want}", example
@@ -404,6 +408,41 @@ async def one_track(request: Request, track_id: Annotated[int, Path(ge=0, le=2**
     found = await named(request, [track_id])
     if not found: raise UnknownTrack(f"no track {track_id} in tenant {request.app.state.store.tenant!r}")
     return TrackOut(**{name: getattr(found[0], name) for name in TrackOut.model_fields})
+
+# %% ../../nbs/60_platform_api.ipynb #0709a96c
+class OptimizeQuery(BaseModel):
+    "Which component to profile."
+    model_config = ConfigDict(extra="forbid")
+    component: str = Field(max_length=60, description=f"One of {', '.join(COMPONENTS)}.")
+    k: int = Field(default_factory=lambda: settings().search.k, ge=1, le=100, description="How many answers to each question.")
+
+
+class OptimizeOut(BaseModel):
+    "Where the time goes, and what speaks for a change: what touches most of it comes first."
+    profile: dict
+    advice: list[dict]
+
+
+def looked_at(store: Store, asked: OptimizeQuery) -> dict:
+    "Profile and advice as plain values; one profile at a time."
+    if not PROFILING.acquire(blocking=False): raise LabError("another profile is being made: there is one at a time.")
+    try:
+        seen = profile(asked.component, store, n=30, k=asked.k, budget_s=2)
+        return {"profile": seen.as_dict(), "advice": [a.as_dict() for a in optimize(seen)]}
+    finally: PROFILING.release()
+
+# %% ../../nbs/60_platform_api.ipynb #5eb47799
+@router.post("/api/optimize", responses={c: RESPONSES[c] for c in (422, 503)}, summary="Where a component's time goes, and advice")
+async def optimize_component(request: Request, asked: OptimizeQuery) -> OptimizeOut:
+    "Profile a component with real questions; advice comes with its SQL, which is not run."
+    work = asyncio.ensure_future(asyncio.to_thread(looked_at, request.app.state.store, asked))
+    if not await finished(work, 8): raise HTTPException(503, "the profile was not ready within 8 s: the database is busy")
+    try: return OptimizeOut(**work.result())
+    except ValueError as e: raise HTTPException(422, str(e)) from None
+
+
+PROFILING = threading.Lock()
+EXAMPLES["/api/optimize"] = OptimizeQuery, '{"component": "similarity_search"}'
 
 # %% ../../nbs/60_platform_api.ipynb #08a1ab16
 async def verdict(question: Awaitable, patience_s: float = 1) -> str:  # "ok", or what is wrong
