@@ -178,6 +178,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'rap_analyzer/frameworks/performance.py'),
                                                      'rap_analyzer.frameworks.performance.WatchedCache._send': ( 'frameworks_performance.html#watchedcache._send',
                                                                                                                  'rap_analyzer/frameworks/performance.py'),
+                                                     'rap_analyzer.frameworks.performance.WatchedCache.leave': ( 'frameworks_performance.html#watchedcache.leave',
+                                                                                                                 'rap_analyzer/frameworks/performance.py'),
                                                      'rap_analyzer.frameworks.performance._cached': ( 'frameworks_performance.html#_cached',
                                                                                                       'rap_analyzer/frameworks/performance.py'),
                                                      'rap_analyzer.frameworks.performance._filtered': ( 'frameworks_performance.html#_filtered',

@@ -275,6 +275,14 @@ def test_the_plan_is_that_of_the_prepared_statement(ward):
     assert len(ids) == 1
 
 
+def test_a_server_that_does_not_count_is_asked_to_explain(ward):
+    with ward.admin(None) as con:
+        con.execute("DROP EXTENSION pg_stat_statements")
+        try: p = profile("similarity_search", ward, n=20)
+        finally: con.execute("CREATE EXTENSION pg_stat_statements")
+    assert {s.source for s in p.statements} == {"explain"} and p.parts["server"] > 0 and p.statements[0].pages > 10
+
+
 def test_amdahl():
     assert (most(0), most(0.75), gain(0.75, 3), gain(1, 5)) == (1, 4, 2, 5)
     assert gain(0.5, 1e12) == pytest.approx(most(0.5))
@@ -319,7 +327,8 @@ def test_the_service_gives_profile_and_advice_and_applies_nothing(post, ill):
 
 @pytest.mark.parametrize(("how", "says"), [
     ({"json": {"component": "everything"}}, "unknown component 'everything'; there are: similarity_search"),
-    ({"json": {}}, "component is missing"), ({"json": {"component": 7}}, "component = "), ({"json": []}, "a JSON object as the body"),
+    ({"json": {}}, "component is missing"), ({"json": {"component": 7}}, "component = "),
+    ({"json": []}, "a JSON object as the body"),
     ({"content": b"{"}, "a JSON object as the body"), ({}, "a JSON object as the body"),
     ({"json": {"component": "x" * 10_000}}, "component = "), ({"json": {"componnent": "x"}}, "component"),
     ({"json": {"component": "similarity_search", "k": 0}}, "k = '0'"),

@@ -71,6 +71,12 @@ class WatchedCache(Cache):
             self.ms += (time.perf_counter() - began) * 1000
             self.__dict__.setdefault("written", set()).update(c[1] for c in commands if c[0] == "SET")
 
+    def leave(self) -> None:
+        "Delete every key that was written, and give the connections back."
+        keys = sorted(self.__dict__.pop("written", ()))
+        if keys: super()._send([("DEL", *keys)])
+        self.close()
+
 # %% ../../nbs/29_frameworks_performance.ipynb #19384d6b
 def explain_run(
     s: Session,  # as the application has it: role, tenant, settings
@@ -309,10 +315,7 @@ def watching(store: Store, task: Task, cache: Cache | None) -> Iterator[tuple[Wa
         cache = mine = WatchedCache(store.lab, prefix=f"profile-{time.time_ns():x}", ttl_s=120, wait_s=30)
     try: yield watched, cache
     finally:
-        if mine:
-            keys = sorted(mine.__dict__.get("written", ()))
-            if keys: mine._send([("DEL", *keys)])
-            mine.close()
+        if mine: mine.leave()
         watched.forget()
 
 # %% ../../nbs/29_frameworks_performance.ipynb #9447dbf7
