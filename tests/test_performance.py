@@ -4,6 +4,7 @@ import json
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import redis
 
@@ -24,9 +25,10 @@ from rap_analyzer.frameworks.performance import (
     undo,
 )
 from rap_analyzer.lab import Lab
+from rap_analyzer.music import catalog
 from rap_analyzer.music.catalog import MODEL_ID
 from rap_analyzer.search.cache import Cache
-from rap_analyzer.search.index import build, built, method, plan_similar
+from rap_analyzer.search.index import build, built, drop, method, plan_similar
 from rap_analyzer.search.store import Plan, Store, fill, migrate
 
 IX = method("hnsw_halfvec").index_name()
@@ -262,6 +264,29 @@ def test_only_sql_that_optimize_wrote_for_this_store_is_run(ill, small):
     with pytest.raises(ValueError, match="not written by optimize"): apply(said, small)
     with pytest.raises(ValueError, match="not written by optimize"): undo(replace(said, undo=("DROP TABLE tracks",)), ill)
     assert ill.count() == 2_000
+
+
+def test_sql_that_fails_is_told_in_a_sentence(ill):
+    run(ill, f"DROP INDEX {IX}")
+    said = look(ill)[1][0]
+    apply(said, ill)
+    with pytest.raises(LabError, match="statement 1 of 2 failed .*already exists"): apply(said, ill)
+
+
+def test_a_model_with_a_dot_in_its_name_has_an_index_that_fits(ward):
+    model = "mine-1.5"
+    ids, X = range(1_200), catalog.embeddings(0, 1_200)
+    ward.upsert_embeddings(np.array(ids), X, model)
+    try:
+        ward.tidy()
+        build("hnsw_halfvec", ward, model)
+        p = profile("similarity_search", ward, n=20, model_id=model, ef=1_000)         # so wide that a scan is cheaper
+        assert "an index exists and is not used" not in titles(optimize(p))
+        assert {ix.condition for ix in p.indexes} >= {"(model_id = 'mine-1.5'::text)"}
+    finally:
+        drop("hnsw_halfvec", ward, model)
+        run(ward, "ALTER TABLE embeddings NO FORCE ROW LEVEL SECURITY", f"DELETE FROM embeddings WHERE model_id = '{model}'",
+            "ALTER TABLE embeddings FORCE ROW LEVEL SECURITY", "VACUUM (FULL, ANALYZE) embeddings")
 
 
 def test_the_plan_is_that_of_the_prepared_statement(ward):

@@ -388,7 +388,7 @@ def statements(store: Watched, notes: Sequence[tuple[Plan, float]], asked: int, 
     for sql in dict.fromkeys(plan.sql for plan, _ in notes):
         calls = sorted(((ms, i) for i, (plan, ms) in enumerate(notes) if plan.sql == sql))
         typical = notes[calls[len(calls) // 2][1]][0]
-        with store.session() as s: seen = explain_run(s, typical)
+        seen = store.attempt(lambda s, plan=typical: explain_run(s, plan))
         key, top = seen.raw.get("Query Identifier"), seen.raw["Plan"]
         n, ms, rows, hit, read, _ = after[key] - before.get(key, 0) if key in after else np.zeros(6)
         source = "pg_stat_statements" if n >= 1 else "explain"
@@ -607,7 +607,8 @@ def fits(ix: VectorIndex, scan: Scan) -> str:  # empty: it does; else why not
     if not ix.valid: return "its build was never finished"
     if not ix.column or scan.operator not in ix.operators:
         return f"it orders by {' '.join(ix.operators)} ({ix.opclass}) and the query by {scan.operator}"
-    if ix.condition and ix.condition.strip("()") not in re.sub(r"\b\w+\.", "", scan.filter):
+    bare = lambda text: re.sub(r"\b[a-z_]\w*\.", "", text)                             # without the names of tables
+    if ix.condition and bare(ix.condition.strip("()")) not in bare(scan.filter):
         return f"it covers only rows with {ix.condition}, which the query does not ask for"
     return ""
 
@@ -807,7 +808,11 @@ def _run(advice: Advice, batch: tuple[str, ...], store: Store) -> float:
     memory = settings().postgres.maintenance_work_mem_mb
     with store.admin() as con:
         con.execute(f"SET maintenance_work_mem = '{memory}MB'; SET lock_timeout = '10s'; SET statement_timeout = '30min'")
-        for statement in batch: con.execute(statement)
+        for i, statement in enumerate(batch, 1):
+            try: con.execute(statement)
+            except con.Error as e:
+                said = str(e).splitlines()[0]
+                raise LabError(f"statement {i} of {len(batch)} failed ({said}): profile again before you go on.") from e
     store._cache.clear()
     store.forget()                                          # new connections: new settings, new plans
     return time.perf_counter() - began
@@ -886,7 +891,7 @@ def by_processes(store: Store, asked: Sequence[int], clients: int, k: int = 10) 
         for p in crowd: print("go", file=p.stdin, flush=True)
         got = [json.loads(p.communicate(timeout=120)[0]) for p in crowd]
     finally:
-        for p in crowd: p.kill()
+        for p in crowd: p.kill(), p.wait()
     took = max(end for _, _, end in got) - min(began for _, began, _ in got)
     return Load("processes", clients, tuple(t for ms, _, _ in got for t in ms), took)
 

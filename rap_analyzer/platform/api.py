@@ -582,7 +582,8 @@ async def docs(request: Request) -> HTMLResponse:
     rows = []
     for path, ways in request.app.openapi()["paths"].items():
         for verb, way in ways.items():
-            takes = ", ".join(p["name"] for p in way.get("parameters", ())) or "nothing"
+            other = "a JSON body" if "requestBody" in way else "nothing"
+            takes = ", ".join(p["name"] for p in way.get("parameters", ())) or other
             rows.append(f"<tr><td><code>{verb.upper()} {html.escape(path)}</code></td><td>{html.escape(way['summary'])}</td>"
                         f"<td>{html.escape(takes)}</td></tr>")
     head = "<tr><th scope=col>address</th><th scope=col>answers</th><th scope=col>takes</th></tr>"
