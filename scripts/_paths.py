@@ -2,7 +2,10 @@
 
 Each `[[path]]` has a name, a title, minutes, and `notebooks` in reading order, by name, stem or path.
 """
+import ast
+import json
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -47,17 +50,34 @@ def read(root: Path, pages: list[str]) -> tuple[list[Trail], list[str]]:
 
 def lasts(minutes: int) -> str:
     "A duration in words."
-    if minutes < 90: return f"about {minutes} minutes"
+    if minutes < 90: return f"about {minutes} minute{'s' * (minutes != 1)}"
     return f"about {minutes / 60:.1f} hours".replace(".0", "")
 
 
-def start(trails: list[Trail], titles: dict[str, str], note: str = "") -> str:
-    "The Start page, as Markdown."
+def needs(path: Path, run_s: float) -> int:
+    """How many minutes a notebook takes a reader: 180 words a minute, five seconds for each line of code that is shown, the
+    seconds it ran, and, for an exercise, the minutes its author states."""
+    words, lines, stated = 0, 0, 0
+    twin = path.parent / "solutions" / path.name
+    for file in (path, twin):
+        for c in json.loads(file.read_text(encoding="utf-8"))["cells"] if file.exists() else ():
+            text = "".join(c["source"])
+            if found := re.search(r"^minutes\s*=\s*(\d+)", text, re.M) if "#| exercise" in text else None:
+                stated = ast.literal_eval(found[1])
+            if file == twin: continue
+            if c["cell_type"] == "markdown": words += len(re.findall(r"\w+", text))
+            elif "#| export" not in text and "#| hide" not in text: lines += len(text.splitlines())
+    return max(1, round(words / 180 + lines / 12 + run_s / 60 + stated))
+
+
+def start(trails: list[Trail], titles: dict[str, str], note: str = "", minutes: dict[str, int] | None = None) -> str:
+    "The Start page, as Markdown; `minutes` says how long each page takes."
+    also = lambda p: f" ({lasts(minutes[p])})" if minutes and p in minutes else ""
     lines = ["# Where do I start?", "> The ways through the course, and how long each takes.", "", note, ""]
     for t in trails:
         about = f" {t.about}" if t.about else ""
         lines += [f"## {t.title} {{#{t.name}}}", "", f"{lasts(t.minutes).capitalize()}.{about}", ""]
-        lines += [f"{n}. [{titles[p]}]({p})" for n, p in enumerate(t.pages, 1)] + [""]
+        lines += [f"{n}. [{titles[p]}]({p}){also(p)}" for n, p in enumerate(t.pages, 1)] + [""]
     return "\n".join(lines)
 
 

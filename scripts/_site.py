@@ -277,7 +277,8 @@ def stage(root: Path, profile: str, records: dict, pages: Path) -> tuple[list[st
     texts = {p.relative_to(root).as_posix().replace("README", "index"): p.read_text(encoding="utf-8") for p in own if p.exists()}
     texts.setdefault("index.md", welcome(root))
     made = {m.page: _api_pages.page(m) for m in modules} | ({"reference/index.md": _api_pages.contents(modules)} if modules else {})
-    if trails: made[_paths.START] = _paths.start(trails, titles)
+    minutes = {name: _paths.needs(path, records.get(name, {}).get("seconds", 0)) for name, path in chapters.items()}
+    if trails: made[_paths.START] = _paths.start(trails, titles, minutes=minutes)
     for name, text in (texts | made).items():
         given, body = split_front_matter(text)
         front, body = heading(body)

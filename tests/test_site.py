@@ -335,7 +335,7 @@ def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
     assert _site.make(house, None, "smalldocs") == 0, capsys.readouterr().out
     read = lambda name: (house / "_build/site" / name).read_text()
     start, lab = read("start.html"), read("nbs/01_lab.html")
-    assert "About 10 minutes" in start and "About 3 hours" in start
+    assert "About 10 minutes" in start and "About 3 hours" in start and "(about 1 minute)" in start
     assert re.search(r'<ol>.*nbs/00_core.html.*nbs/01_lab.html.*exercises/21_x.html.*</ol>', start.partition('id="all"')[2], re.S)
     assert "2 of 3" in lab and "1 of 1" in lab and "../exercises/21_x.html" in lab.partition("2 of 3")[2]
     assert 'class="page-navigation"' not in lab and "../start.html#all" in lab
@@ -349,6 +349,15 @@ def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
     (house / "nbs/paths.toml").write_text("[[path]")
     trails, wrong = _paths.read(house, [])
     assert trails == [] and wrong[0].startswith("nbs/paths.toml: ")
+
+
+def test_minutes_come_from_words_code_run_time_and_the_author(tmp_path):
+    (tmp_path / "solutions").mkdir()
+    nb = tmp_path / "21_x.ipynb"
+    put(nb, cell("markdown", "word " * 1_800), cell("code", "x = 1\n" * 24), cell("code", "#| export\n" + "y = 1\n" * 500))
+    assert _paths.needs(nb, 60) == 10 + 2 + 1
+    put(tmp_path / "solutions/21_x.ipynb", cell("code", "#| exercise 21.9\nminutes = 7"))
+    assert _paths.needs(nb, 60) == 20
 
 
 # ---- renderers and checks
