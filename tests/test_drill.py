@@ -1,0 +1,273 @@
+"""Fault drills on real servers: the symptom shows, a wrong remedy does not pass, the right one does, a crash breaks nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import redis
+
+from rap_analyzer.core import LabError, settings
+from rap_analyzer.lab import Lab
+from rap_analyzer.search import drill
+from rap_analyzer.search.index import build, built
+from rap_analyzer.search.store import Store, fill, migrate
+
+ANSWERS = {k: "Somebody felt something, and this is a sentence." for k in drill.FIELDS}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("drill")
+
+
+@pytest.fixture(scope="module")
+def ill(home):
+    "A learner's lab, small, with a small Valkey; servers of its own, since they are stopped and started here."
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DATABASE_URL", "REDIS_URL"): patch.delenv(name, raising=False)
+        patch.setenv("RAP_VALKEY_MAXMEMORY_MB", "24")
+        patch.setenv("RAP_LAB_HOME", str(home))
+        settings.cache_clear()
+        lab = Lab(home=home).up()
+        migrate(lab)
+        store = fill(Store(lab), 3_000)
+        build("hnsw_halfvec", store)
+        yield store
+        store.forget()
+        lab.down()
+        lab.close()
+        settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(ill):
+    "Whatever a test did, the next one finds no drill."
+    yield
+    if drill.opened(ill.lab): drill.stop(ill)
+
+
+def restart(store):
+    "Both servers, as somebody would who has no better idea."
+    store.forget()
+    store.lab.down()
+    store.lab.up()
+
+
+def valkey(store): return redis.from_url(store.lab.redis_url, socket_timeout=10)
+
+
+def analyze(store): store.tidy()
+
+
+def cancel(store):
+    with store.admin(None) as con:
+        con.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'catalog-export%'")
+
+
+def end(store):
+    with store.admin(None) as con:
+        con.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'catalog-export%'")
+
+
+def kill_process(store):
+    for p in holders(): p.kill()
+    time.sleep(0.3)
+
+
+def larger_memory(store):
+    with store.admin(None) as con:
+        con.execute("ALTER SYSTEM SET effective_cache_size = '4GB'")
+        con.execute("SELECT pg_reload_conf()")
+
+
+def warm(store): drill.SIGNS["hits"].read(store)
+
+
+def plain_vacuum(store):
+    with store.admin() as con: con.execute("VACUUM (ANALYZE) track_genres")
+
+
+def full_vacuum(store):
+    with store.admin() as con: con.execute("VACUUM (FULL, ANALYZE) track_genres")
+
+
+def other_index(store):
+    with store.admin() as con: con.execute("CREATE INDEX too_many ON embeddings (model_id)")
+
+
+def delete_sessions(store):
+    with valkey(store) as r:
+        for key in r.scan_iter("session:*", count=1_000): r.unlink(key)
+
+
+def let_them_go(store):
+    with valkey(store) as r: r.config_set("maxmemory-policy", "allkeys-lru")
+
+
+def holders():
+    return [p for p in psutil.process_iter(["cmdline"]) if any("catalog-export" in w for w in p.info["cmdline"] or ())]
+
+
+CASES = {
+    "dropped-index": ("similar", [analyze, restart, other_index, larger_memory], [lambda s: build("hnsw_halfvec", s)]),
+    "bloated-table": ("size", [analyze, restart, plain_vacuum, larger_memory], [full_vacuum]),
+    "cold-cache": ("hits", [analyze, restart, warm, larger_memory], [delete_sessions, let_them_go]),
+    "idle-transaction": ("saves", [cancel, warm, plain_vacuum, larger_memory], [end, kill_process]),      # ANALYZE would wait, too
+}
+
+
+@pytest.mark.parametrize("name", drill.DRILLS)
+def test_a_drill_from_symptom_to_post_mortem(ill, name):
+    sign, wrong, right = CASES[name]
+    for i, mend in enumerate(right):
+        r = drill.start(name, ill)
+        assert r.off == [sign] and r.state == "open" and (ill.lab.dir / "keep").exists()
+        said = repr(r).lower()
+        assert all(w not in said for w in ("index", "vacuum", "ttl", "transaction", "lock", "cause", name)), said
+        for remedy in wrong if i == 0 else ():
+            remedy(ill)
+            assert drill.check(ill).off == [sign], remedy.__name__
+        mend(ill)
+        r = drill.check(ill)
+        assert (r.state, r.off, drill.opened(ill.lab)) == ("passed", [], None)
+        assert drill.DRILLS[name].cause not in repr(r) and not (ill.lab.dir / "keep").exists()
+        assert drill.DRILLS[name].cause in repr(drill.post_mortem(ANSWERS, ill))
+        with valkey(ill) as v: v.config_set("maxmemory-policy", "volatile-lru")
+    assert drill.finished(ill.lab)[-1].post_mortem == ANSWERS and name in drill.history(ill.lab)[-1]
+    with ill.admin() as con: con.execute("DROP INDEX IF EXISTS too_many")
+
+
+def test_what_is_left_of_the_fault_is_cleared_and_named(ill):
+    drill.start("bloated-table", ill)
+    full_vacuum(ill)
+    r = drill.check(ill)
+    assert r.state == "passed" and r.put_back == ["autovacuum of track_genres was still off and is on again"]
+    with ill.admin() as con:
+        assert con.execute("SELECT reloptions FROM pg_class WHERE relname = 'track_genres'").fetchone() == (None,)
+    drill.start("cold-cache", ill)
+    with valkey(ill) as v: v.config_set("maxmemory", "64mb")
+    r = drill.check(ill)
+    assert r.state == "passed" and "keys of somebody else's sessions" in r.put_back[0]
+    with valkey(ill) as v:
+        assert not list(v.scan_iter("session:*"))
+        v.config_set("maxmemory", "24mb")
+
+
+@pytest.mark.parametrize("name", drill.DRILLS)
+def test_stop_puts_everything_back_and_tells(ill, name):
+    drill.start(name, ill)
+    r = drill.stop(ill)
+    assert r.state == "stopped" and r.off == [] and drill.DRILLS[name].cause in repr(r)
+    assert drill.opened(ill.lab) is None and not holders() and not (ill.lab.dir / "keep").exists()
+    with pytest.raises(LabError, match="no drill is open"): drill.check(ill)
+
+
+START = "import sys; from rap_analyzer.search.drill import start; print(start(sys.argv[1]).state, flush=True)"
+
+
+@pytest.mark.parametrize("name", drill.DRILLS)
+def test_killed_at_any_moment_stop_puts_everything_back(ill, home, name):
+    file = home / "drills" / "open.json"
+    for wait in (0, 0.05, 0.3):                       # from the moment in which the fault is written down
+        ill.forget()
+        child = subprocess.Popen([sys.executable, "-c", START, name], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+        end_at = time.monotonic() + 60
+        while not file.exists() and child.poll() is None and time.monotonic() < end_at: time.sleep(0.002)
+        time.sleep(wait)
+        child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=10)
+        assert file.exists()
+        with pytest.raises(LabError, match="a drill is open"): drill.start("random", ill)
+        if drill.opened(ill.lab).state == "breaking":
+            with pytest.raises(LabError, match="interrupted"): drill.check(ill)
+        assert drill.stop(ill).off == []
+        time.sleep(0.2)
+        assert not holders() and "hnsw_halfvec" in built(ill, fresh=True)
+        with valkey(ill) as v:
+            assert v.config_get("maxmemory")["maxmemory"] == str(24 * 2**20) and not list(v.scan_iter("session:*"))
+
+
+def test_the_session_ends_with_the_servers(ill):
+    drill.start("idle-transaction", ill)
+    assert len(holders()) == 1
+    restart(ill)
+    end_at = time.monotonic() + 10
+    while holders() and time.monotonic() < end_at: time.sleep(0.1)
+    assert not holders()
+    assert drill.check(ill).state == "passed"
+
+
+def test_the_session_ends_when_the_file_of_the_drill_is_gone(ill, home):
+    drill.start("idle-transaction", ill)
+    kept = (home / "drills" / "open.json").rename(home / "drills" / "elsewhere.json")
+    end_at = time.monotonic() + 10
+    while holders() and time.monotonic() < end_at: time.sleep(0.1)
+    assert not holders()
+    kept = kept if kept.exists() else home / "drills" / "elsewhere.json"
+    kept.rename(home / "drills" / "open.json")
+
+
+def test_no_drill_starts_from_illness(ill):
+    drill.start("dropped-index", ill)
+    kept = drill._file(ill.lab).read_text()
+    drill._file(ill.lab).unlink()
+    with pytest.raises(LabError, match="the index of the vectors is missing"): drill.start("cold-cache", ill)
+    assert drill.opened(ill.lab) is None
+    drill._file(ill.lab).write_text(kept)
+    drill.stop(ill)
+    with ill.session() as s:
+        s.con.execute("BEGIN; LOCK TABLE tracks IN SHARE ROW EXCLUSIVE MODE")
+        try:
+            with pytest.raises(LabError, match="changes to a track cannot be saved"): drill.start("cold-cache", ill)
+        finally: s.con.execute("ROLLBACK")
+    with pytest.raises(LabError, match="fewer than 1,000 tracks"): drill.start("cold-cache", Store(ill.lab, "nobody").register())
+
+
+def test_servers_of_others_are_not_broken(ill, monkeypatch):
+    monkeypatch.setattr(ill.lab, "external_redis", ill.lab.redis_url)
+    with pytest.raises(LabError, match="not the lab's own"): drill.start("dropped-index", ill)
+    assert drill.opened(ill.lab) is None
+
+
+@pytest.mark.parametrize("said, what", [
+    ({}, "impact: Who felt what"), ({**ANSWERS, "cause": "dunno"}, "cause: What was it"),
+    ({**ANSWERS, "blame": "x y z"}, "unknown field 'blame'")])
+def test_a_post_mortem_has_four_sentences(ill, said, what):
+    with pytest.raises(ValueError, match=what): drill.post_mortem(said, ill)
+
+
+def test_a_damaged_file_says_what_to_do(ill, home):
+    (home / "drills" / "open.json").write_text("{")
+    with pytest.raises(LabError, match="move it away, then run rap-analyzer setup"): drill.check(ill)
+    (home / "drills" / "open.json").unlink()
+
+
+def test_on_the_command_line(ill, home, tmp_path):
+    def rap(*words):
+        return subprocess.run([sys.executable, "-m", "rap_analyzer.cli", *words], capture_output=True, text=True, timeout=120,
+                              stdin=subprocess.DEVNULL)
+    ill.forget()
+    assert "no drill is open" in rap("drill", "status").stdout and rap("drill", "check").returncode == 1
+    assert "there is no drill 'x'" in rap("drill", "start", "x").stderr
+    begun = rap("drill", "start", "random", "--json")
+    assert begun.returncode == 0, begun.stderr
+    said = json.loads(begun.stdout)
+    assert said["name"] == "random" and said["off"] and "cause" not in said
+    assert "a drill is open" in rap("drill", "start", "random").stderr
+    failed = rap("drill", "check")
+    assert failed.returncode == 1 and "<--" in failed.stdout
+    drill.DRILLS[drill.opened(ill.lab).name].undo(ill, drill.opened(ill.lab).facts)
+    passed = rap("drill", "check")
+    assert passed.returncode == 0 and "Passed" in passed.stdout and "What had been done" not in passed.stdout
+    assert "A sentence, please" in rap("drill", "postmortem", "--impact", "none").stderr
+    file = tmp_path / "pm.toml"
+    file.write_text("\n".join(f'{k} = "{v}"' for k, v in ANSWERS.items()))
+    told = rap("drill", "postmortem", "--file", str(file))
+    assert told.returncode == 0 and "What had been done" in told.stdout, told.stderr
+    assert "cannot be read as TOML" in rap("drill", "postmortem", "--file", "nowhere.toml").stderr
+    assert "post-mortem written" in rap("learn", "progress").stdout
