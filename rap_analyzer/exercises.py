@@ -162,6 +162,7 @@ class Exercise:
     minutes: int = 5
     budget_s: float = 10
     measured: bool = False
+    drawn: bool = False  # each try has a case of its own: the checker's `show(seed)` tells it, `judge` knows the learner's last try
     again: tuple[str, str] = ("", "")  # the task in other clothes: with its solution, and open
 
 # %% ../nbs/03_exercises.ipynb #2d53637c
@@ -608,6 +609,7 @@ def judge(
     seed: int | None = None,  # of the questions drawn at random; a new one by default
     trace: bool = False,  # tell the traceback
     again: bool = False,  # the task in other clothes
+    before: Mapping[str, object] = {},  # what the learner's last tries left, for an exercise whose cases are drawn
 ) -> Verdict:
     "Run a program behind the wall, ask, and compare here."
     if same_code(cells[-1][1], ex.again[1] if again else ex.stub):
@@ -619,7 +621,7 @@ def judge(
     out = run_apart(cells, asks, ex.budget_s)
     if out.error: return failed_to_run(ex, out, trace)
     checks = [Check(words("check.runs"), True)]
-    evidence = {"seed": seed, "seconds": round(out.seconds, 3)}
+    evidence = {"seed": seed, "seconds": round(out.seconds, 3), **before}
     if cases: checks += judge_function(ex, own, out.got, cases, fresh, seed)
     else: checks += judged(ex, own["judge"](list(map(harmless, out.got)), random.Random(seed), evidence))
     state = "pass" if all(c.ok for c in checks) else "fail"

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MESSAGES', 'PAGE', 'Event', 'seal_of', 'parse_event', 'events', 'note', 'Standing', 'standing', 'offer',
-           'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'session', 'attempt_of', 'check', 'give_hint',
-           'give_solution', 'put_on_again', 'order', 'next_exercise', 'overview', 'overview_text', 'guesses',
-           'guess_plot', 'progress_page', 'export_progress', 'import_progress', 'form', 'catalog', 'translations',
-           'verify_all']
+           'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'session', 'attempt_of', 'turn', 'case', 'check',
+           'give_hint', 'give_solution', 'put_on_again', 'order', 'next_exercise', 'overview', 'overview_text',
+           'guesses', 'guess_plot', 'progress_page', 'export_progress', 'import_progress', 'form', 'catalog',
+           'translations', 'verify_all']
 
 # %% ../nbs/04_learn.ipynb #655d9805
 import fcntl
@@ -241,6 +241,29 @@ def attempt_of(name: str, notebook: Path | None, home: Path | None) -> tuple[lis
     which = "again" if any(c.directive == ("again", [name]) for c in cells) else "task"
     return engine.program(cells, name, which), which == "again"
 
+# %% ../nbs/04_learn.ipynb #b78964d1
+MESSAGES |= {"drawn.seed": "The case of {id} is drawn for each try: leave the seed away.",
+             "drawn.none": "{id} has no cases: open your copy, the task stands in it."}
+
+
+def turn(name: str, home: Path | None = None) -> tuple[int, dict]:  # the seed of the case, and what the checker may know
+    "Which case a learner is at: thousands for who they are, ones for how often they have answered."
+    mine = [e for e in events(home) if e.exercise == name]
+    tried = [e.facts for e in mine if e.kind == "attempt" and e.verified and e.facts["state"] in ("pass", "fail")]
+    done = [f for f in tried if not f["evidence"].get("same_case")]
+    who = int(hashlib.sha256((mine[0].at if mine else "").encode()).hexdigest()[:6], 16)
+    last = done[-1] if done else {"state": "fail", "evidence": {}}
+    right = last["evidence"].get("right", 0) if last["state"] == "fail" else 0
+    return 1_000 * who + len(done) % 1_000, {"tries": len(done), "right": right}
+
+
+def case(name: str, home: Path | None = None) -> object:  # shows itself as Markdown
+    "The case that a learner is at: symptoms, choices, observations."
+    from rap_analyzer.ledger import Prose
+    ex = exercise(name)
+    if not ex.drawn: raise LabError(words("drawn.none", id=ex.id))
+    return Prose(engine.space_of(ex.checker)["show"](turn(ex.id, home)[0]))
+
 # %% ../nbs/04_learn.ipynb #47d97e0f
 def check(
     name: str,  # an exercise's id: 21.1
@@ -251,9 +274,12 @@ def check(
     home: Path | None = None,  # where the journal is
 ) -> Verdict:
     "Judge an attempt and write it down."
-    ex = exercise(name)
+    ex, before = exercise(name), {}
     cells, again = attempt_of(ex.id, notebook, home)
-    v = judge(ex, cells, seed, trace, again)
+    if ex.drawn:
+        if seed is not None: raise LabError(words("drawn.seed", id=ex.id))
+        seed, before = turn(ex.id, home)
+    v = judge(ex, cells, seed, trace, again, before)
     if v.state == "not_attempted": return v
     sign = sorted({c.belief or c.name for c in v.checks if not c.ok}) + [v.evidence.get("error", "")]
     code = hashlib.sha256(_said(cells[-1][1])).hexdigest()[:16]
