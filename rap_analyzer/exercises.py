@@ -8,7 +8,7 @@ __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_END', 'CHI
            'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'Outcome', 'run_apart', 'kind_of', 'plain',
            'differs', 'short', 'Check', 'space_of', 'answers_of', 'explain_answers', 'judge_function', 'call',
            'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history',
-           'judge', 'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
+           'judge', 'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
 
 # %% ../nbs/03_exercises.ipynb #4bf42440
 import ast
@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from .core import LabError, settings
@@ -617,16 +617,34 @@ def judge(
     seed, own = secrets.randbelow(10**6) if seed is None else seed, space_of(ex.checker)
     if again: own = own["again"]
     cases, fresh = drawn(own, seed)
-    asks = [(call(own["name"], c), own["name"], list(c)) for c in cases] if cases else own["asks"]
+    asks = [(call(own["name"], c), own["name"], list(c)) for c in cases] if cases else own.get("asks", [])
     out = run_apart(cells, asks, ex.budget_s)
     if out.error: return failed_to_run(ex, out, trace)
     checks = [Check(words("check.runs"), True)]
     evidence = {"seed": seed, "seconds": round(out.seconds, 3), **before}
     if cases: checks += judge_function(ex, own, out.got, cases, fresh, seed)
-    else: checks += judged(ex, own["judge"](list(map(harmless, out.got)), random.Random(seed), evidence))
+    if "judge" in own: checks += judged(ex, own["judge"](list(map(harmless, out.got)), random.Random(seed), evidence))
+    if "trial" in own and all(c.ok for c in checks):
+        checks += judged(ex, own["trial"](partial(run_behind, cells), random.Random(seed), evidence))
     state = "pass" if all(c.ok for c in checks) else "fail"
     if cases: evidence |= {"questions": len(cases), "fresh": fresh}
     return Verdict(ex.id, state, tuple(checks), evidence)
+
+# %% ../nbs/03_exercises.ipynb #2be0fcdb
+def run_behind(
+    cells: Sequence[tuple[int, str]],  # the learner's program
+    code: str,  # the author's cell, run after it
+    asks: Sequence[Ask] = (),  # what to ask afterwards
+    **limits: float,  # seconds, memory_mb
+) -> Outcome:
+    "The learner's program put to work, in a fresh process."
+    return run_apart([*cells, (cells[-1][0] + 1, code)], asks, **limits)
+
+
+def why(out: Outcome) -> str:
+    "What stopped a program, in words."
+    about = dict.fromkeys(("code", "cell", "line", "source", "type", "message"), "?") | out.about
+    return words(f"error.{out.error}", **about)
 
 # %% ../nbs/03_exercises.ipynb #fae7db2b
 def harmless(tagged: list) -> object:  # None for what is no plain value
@@ -644,8 +662,7 @@ def drawn(own: dict, seed: int) -> tuple[list[tuple], int]:  # questions, and ho
 
 def failed_to_run(ex: Exercise, out: Outcome, trace: bool) -> Verdict:
     "The verdict about code that did not get to its end."
-    about = dict.fromkeys(("code", "cell", "line", "source", "type", "message"), "?") | out.about
-    said = words(f"error.{out.error}", **about)
+    said = why(out)
     if out.printed.strip() and out.error != "memory":
         said += "\n" + words("printed", printed=short(out.printed.strip()[:300], 300))
     return Verdict(ex.id, "error", (Check(words("check.runs"), False, said),), {"error": out.error},
