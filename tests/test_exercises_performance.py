@@ -1,0 +1,183 @@
+"""Exercises of the Performance chapter that put code to work: right answers of other kinds pass, wrong ones are understood."""
+
+import re
+from contextlib import closing
+
+import pytest
+
+from rap_analyzer.core import settings
+from rap_analyzer.exercises import exercise, judge, run_behind, why
+
+@pytest.fixture
+def servers(lab, lab_home, monkeypatch):
+    "What is measured is measured on the servers of the tests."
+    monkeypatch.setenv("RAP_LAB_HOME", str(lab_home))
+    settings.cache_clear()
+
+
+def hand_in(name, code, seed=3):
+    "A verdict about a task cell."
+    ex = exercise(name)
+    given = list(enumerate(ex.given, 1))
+    return judge(ex, [*given, (len(given) + 1, f"#| task {name}\n{code}")], seed)
+
+
+def beliefs(v):
+    return {c.belief for c in v.checks if not c.ok}
+
+
+def test_a_program_is_put_to_work_in_a_fresh_process():
+    cells = [(1, "import os\nkept = []"), (2, "def add(x): kept.append(x); return len(kept), os.getpid()")]
+    one, two = (run_behind(cells, "out = [add(1), add(2)]", [("out", "out", None)]) for _ in range(2))
+    counts, pids = zip(*[[row[1][0][1] for row in o.got[0][1]] for o in (one, two)], strict=True), {
+        row[1][1][1] for o in (one, two) for row in o.got[0][1]}
+    assert list(counts) == [(1, 1), (2, 2)] and len(pids) == 2
+    assert "had not finished after 0.5 s" in why(run_behind(cells, "while True: pass", seconds=0.5))
+    assert "cell 3, line 1" in why(run_behind(cells, "add()"))
+
+
+# ---- 24.1, 24.2: what a cache would have done
+
+KEPT = "def after_cache(requests, kept, miss_ms, hit_ms):\n    pop = {t for t, _ in Counter(requests).most_common(kept)}\n"
+TIMES = KEPT + "    x = [hit_ms if t in pop else m for t, m in zip(requests, miss_ms)]\n"
+
+
+@pytest.mark.parametrize("code, belief", [
+    (TIMES + "    import numpy as np\n    return np.mean(x), np.percentile(x, 95)", "rank"),
+    (TIMES + "    return sum(x) / len(x), p95(miss_ms)", "misses"),
+    (TIMES + "    return sum(x) / len(x), p95(miss_ms) * sum(x) / sum(miss_ms)", "share"),
+    (TIMES + "    import statistics as s\n    return s.fmean(x), s.fmean(x) + 1.645 * s.pstdev(x)", "pile"),
+    (TIMES + "    m = [m for t, m in zip(requests, miss_ms) if t not in pop] or [hit_ms]\n"
+     "    return sum(x) / len(x), (hit_ms + p95(m)) / 2",
+     "weights"),
+    (TIMES.replace("{t for t, _ in Counter(requests).most_common(kept)}", "set(requests[:kept])")
+     + "    return sum(x) / len(x), p95(x)", "recent"),
+])
+def test_beliefs_about_the_top_hundred(code, belief):
+    v = hand_in("24.1", code)
+    assert v.state == "fail" and belief in beliefs(v), v
+
+
+PLAY = ("def decide(trace, size):\n    kept, hits = [], 0\n    for t in trace:\n        if t in kept: hits += 1{}\n"
+        "        elif len(kept) >= size: kept.pop(0)\n        {}kept.append(t)\n    return 'lru' if {} else 'none'")
+
+
+@pytest.mark.parametrize("code, belief", [
+    (PLAY.format("; kept.remove(t)", "", "hits >= len(trace) / 5"), "lru"), (PLAY.format("; kept.remove(t)", "", "hits"), "any"),
+    (PLAY.format("", "if t not in kept: ", "hits >= len(trace) / 5"), "lru"),
+    ("def decide(trace, size): return 'lfu'", "any"), ("def decide(trace, size): return 'none' if size else 0", "never"),
+    ("def decide(trace, size): return 'none' if len(set(trace)) > len(trace) / 2 else 'lru'", "bigger"),
+    ("def decide(trace, size):\n    from collections import Counter\n    n = sum(v for _, v in Counter(trace).most_common(size))\n"
+     "    return 'lru' if n / len(trace) > 0.2 else 'none'", "counts"),
+])
+def test_beliefs_about_what_a_page_needs(code, belief):
+    v = hand_in("24.2", code)
+    assert v.state == "fail" and belief in beliefs(v), v
+
+
+# ---- 24.3: the crowd
+
+CACHED = "def cached(r, key, ttl_s, compute, longest_s):\n"
+LOCKED = (CACHED + "    v = r.get(key)\n    if v is not None: return v\n    with r.lock(key + ':l'{}, sleep=0.02{}):\n"
+          "        v = r.get(key)\n"
+          "        if v is None: v = compute(); r.set(key, v, ex=ttl_s)\n        return v")
+
+
+@pytest.mark.parametrize("code, belief", [
+    (LOCKED.format(", timeout=longest_s", ""), None),
+    (LOCKED.format("", ""), "forever"),
+    (LOCKED.format(", timeout=longest_s", ", blocking_timeout=0.05"), "nothing"),
+    (CACHED + "    while (v := r.get(key)) is None:\n        if r.exists(key + ':l'): time.sleep(0.02); continue\n"
+     "        r.set(key + ':l', 1, px=int(longest_s * 1000))\n        try: v = compute(); r.set(key, v, ex=ttl_s)\n"
+     "        finally: r.delete(key + ':l')\n    return v", "gap"),
+    ("import threading\nONE, OLD = threading.Lock(), {}\n" + LOCKED.format(", timeout=longest_s", "").replace(
+        "    v = r.get(key)\n    if v is not None: return v\n", "    if key in OLD: return OLD[key]\n", 1).replace(
+        "        return v", "        OLD[key] = v\n        return v"), "memory"),
+])
+def test_beliefs_about_a_crowd(servers, lab, code, belief):
+    import redis
+    with closing(redis.Redis.from_url(lab.redis_url, socket_timeout=5)) as r:
+        r.set("exercise:learners-own", "stays"), r.set("old:exercise:24.3:x", "left by a crash a moment ago")
+        v = hand_in("24.3", code)
+        assert (v.state, belief in beliefs(v)) == (("fail", True) if belief else ("pass", False)), v
+        assert sorted(r.scan_iter("*exercise:*")) == [b"exercise:learners-own", b"old:exercise:24.3:x"]      # all of ours is gone
+        r.delete("exercise:learners-own", "old:exercise:24.3:x")
+        if not belief: assert (v.evidence["computed"], v.evidence["computed_again"], v.evidence["clients"]) == (1, 1, 50)
+
+
+# ---- 23.1: words or vectors
+
+ROUTE = "def route(log, limit_ms):\n    out = {}\n    for kind in {q['kind'] for q in log}:\n"
+         "        m = [q for q in log if q['kind'] == kind]\n"
+RULE = (ROUTE + "        g = {e: sum(ndcg(q[e], q['graded']) for q in m) for e in ('words', 'vector')}\n"
+        "        t = {e: %s([q[e + '_ms'] for q in m]) for e in g}\n        f = [e for e in g if t[e] <= limit_ms]\n"
+        "        out[kind] = max(f, key=g.get) if f else %s\n    return out")
+
+
+@pytest.mark.parametrize("code, belief", [
+    (RULE % ("p95", "min(t, key=t.get)"), None), (RULE % ("max", "min(t, key=t.get)"), "mean"),
+    (RULE % ("sum", "min(t, key=t.get)"), "mean"), (RULE % ("p95", "max(g, key=g.get)"), "limit"),
+    (ROUTE + "        out[kind] = 'words' if kind in ('name', 'typo') else 'vector'\n    return out", "vectors"),
+    ("def route(log, limit_ms): return {q['kind']: 'words' for q in log}", "vectors"),
+])
+def test_beliefs_about_who_should_answer(servers, code, belief):
+    v = hand_in("23.1", code.replace("sum([q[e", "(lambda x: sum(x) / len(x))([q[e"))
+    assert (v.state, belief in beliefs(v)) == (("fail", True) if belief else ("pass", False)), v
+    if not belief:                                         # both engines were asked, just now
+        assert v.evidence["name"]["words"] > v.evidence["name"]["vector"] and v.evidence["like"]["chosen"] == "vector"
+
+
+# ---- 28.2: bounded memory
+
+JOB = ("def per_genre(con, query, k):\n    c, h = {}, {}\n    for g, i, ms in %s:\n        c.setdefault(g, Counter())[ms] += 1\n"
+       "        x = h.setdefault(g, [])\n        heapq.heappush(x, %s)\n        if len(x) > k: heapq.heappop(x)\n    def at(n):\n"
+       "        left = -(-95 * n.total() // 100)\n        for ms in sorted(n):\n            left -= n[ms]\n"
+       "            if left <= 0: return ms\n"
+       "    return {g: [at(c[g]), [abs(i) for _, i in sorted(h[g], reverse=True)]] for g in c}")
+IN_SQL = """def per_genre(con, query, k):
+    p = con.execute(f"SELECT genre, percentile_disc(0.95) WITHIN GROUP (ORDER BY ms) FROM ({query}) x GROUP BY 1").fetchall()
+    t = con.execute(f"SELECT genre, id FROM (SELECT *, row_number() OVER (PARTITION BY genre ORDER BY ms DESC, id) n "
+                    f"FROM ({query}) x) y WHERE n <= %s ORDER BY genre, n", [k]).fetchall()
+    return {g: [v, [i for name, i in t if name == g]] for g, v in p}"""
+
+
+@pytest.mark.parametrize("code, belief", [
+    (IN_SQL, None),
+    (IN_SQL.replace("_disc", "_cont"), "rank"), (JOB % ("con.execute(query)", "(ms, -i)"), "client"),
+    (JOB % ("con.execute(query).fetchall()", "(ms, -i)"), "fetchall"),
+    (JOB % ("con.execute(query)", "(-ms, i)"), "heap"),
+    (JOB % ("con.execute(query + ' LIMIT 20000')", "(ms, -i)"), "first"),
+])
+def test_beliefs_about_memory(servers, code, belief):
+    v = hand_in("28.2", code)
+    assert (v.state, belief in beliefs(v)) == (("fail", True) if belief else ("pass", False)), v
+    if not belief: assert v.evidence["grows_mb"] < 2.5 and v.evidence["rows"] == 1_000_000
+
+
+# ---- 29.1: the review
+
+@pytest.fixture(scope="module")
+def sketch():
+    "The functions of the sketch as the learner gets them, by name, with their decorators."
+    return {re.search(r"def (\w+)", part)[1]: part for part in re.split(r"\n\n(?=def|@)", exercise("29.1").stub.partition("\n")[2])}
+
+
+GOOD = {"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t: t["score"], reverse=True)[:k]',
+        "p95": "import numpy\ndef p95(times):\n    return numpy.percentile(times, 95)",
+        "variant": 'import zlib\ndef variant(user_id):\n    return "AB"[zlib.crc32(user_id.encode()) >> 7 & 1]'}
+
+
+@pytest.mark.parametrize("mended, belief", [
+    ({}, None),
+    ({"variant": 'import random\ndef variant(user_id):\n    random.seed(4)\n    return random.choice("AB")'}, "even"),
+    ({"variant": 'def variant(user_id):\n    return "AB"[hash(("new page", user_id)) % 2]'}, "seed"),
+    ({"p95": "def p95(times):\n    return times[int(0.95 * len(times)) - 1]"}, "formula"),
+    ({"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t: t["score"])[-k:]'}, "order"),
+    ({"best": 'def best(tracks, k=10):\n    tracks.sort(key=lambda t: -t["score"])\n    return tracks[:k]'}, ""),
+    ({"timed": "def timed(f): return f"}, ""),
+])
+def test_a_review(sketch, mended, belief):
+    v = hand_in("29.1", "\n\n".join({**sketch, **GOOD, **mended}.values()))
+    assert (v.state, belief in beliefs(v)) == (("pass", False) if belief is None else ("fail", True)), v
+    said = " ".join(c.message for c in v.checks)
+    assert ("recommendation takes microseconds" in said) is ("timed" not in mended) and "to_thread" not in said
