@@ -107,8 +107,8 @@ def test_beliefs_about_a_crowd(servers, lab, code, belief):
 
 # ---- 23.1: words or vectors
 
-ROUTE = "def route(log, limit_ms):\n    out = {}\n    for kind in {q['kind'] for q in log}:\n"
-         "        m = [q for q in log if q['kind'] == kind]\n"
+ROUTE = ("def route(log, limit_ms):\n    out = {}\n    for kind in {q['kind'] for q in log}:\n"
+         "        m = [q for q in log if q['kind'] == kind]\n")
 RULE = (ROUTE + "        g = {e: sum(ndcg(q[e], q['graded']) for q in m) for e in ('words', 'vector')}\n"
         "        t = {e: %s([q[e + '_ms'] for q in m]) for e in g}\n        f = [e for e in g if t[e] <= limit_ms]\n"
         "        out[kind] = max(f, key=g.get) if f else %s\n    return out")
