@@ -626,9 +626,8 @@ def judge(
     if "judge" in own: checks += judged(ex, own["judge"](list(map(harmless, out.got)), random.Random(seed), evidence))
     if "trial" in own and all(c.ok for c in checks):
         checks += judged(ex, own["trial"](partial(run_behind, cells), random.Random(seed), evidence))
-    state = "pass" if all(c.ok for c in checks) else "fail"
     if cases: evidence |= {"questions": len(cases), "fresh": fresh}
-    return Verdict(ex.id, state, tuple(checks), evidence)
+    return Verdict(ex.id, "pass" if all(c.ok for c in checks) else "fail", tuple(checks), evidence)
 
 # %% ../nbs/03_exercises.ipynb #2be0fcdb
 def run_behind(
