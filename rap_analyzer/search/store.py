@@ -440,7 +440,9 @@ def changed(self: Store) -> None:
 @patch
 def tidy(self: Store, vacuum: bool = True) -> None:
     "Refresh what the planner knows (ANALYZE, by default with VACUUM), as the owner; call after bulk changes."
-    with self.admin() as con: con.execute(f"{'VACUUM (ANALYZE)' if vacuum else 'ANALYZE'} tracks, track_genres, embeddings")
+    try:
+        with self.admin() as con: con.execute(f"{'VACUUM (ANALYZE)' if vacuum else 'ANALYZE'} tracks, track_genres, embeddings")
+    except psycopg.Error as e: raise plain(e) or e from e
     self.changed()
 
 
