@@ -618,6 +618,7 @@ def judge(
     if again: own = own["again"]
     cases, fresh = drawn(own, seed)
     asks = [(call(own["name"], c), own["name"], list(c)) for c in cases] if cases else own.get("asks", [])
+    if callable(asks): asks = asks(random.Random(seed))
     out = run_apart(cells, asks, ex.budget_s)
     if out.error: return failed_to_run(ex, out, trace)
     checks = [Check(words("check.runs"), True)]
