@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'HELD_OUT', 'ONE_IN', 'TABLE', 'INDEX', 'INTACT', 'MOST_ROWS', 'FORBIDDEN', 'MADE', 'SPREAD', 'DIRECTIONS',
-           'SPREAD_OUT', 'WIDTHS', 'WIDE', 'SPREAD_TABLE', 'SPREAD_INTACT', 'NEAREST_SPREAD', 'vectors', 'practice',
-           'nearest', 'Evidence', 'check_statements', 'refusals', 'collect', 'spread', 'nearest_spread', 'spread_store',
-           'found_by', 'by_width']
+           'SPREAD_OUT', 'WIDTHS', 'WIDE', 'SPREAD_TABLE', 'SPREAD_INTACT', 'NEAREST_SPREAD', 'EXACT_SPREAD', 'vectors',
+           'practice', 'nearest', 'Evidence', 'check_statements', 'refusals', 'collect', 'spread', 'nearest_spread',
+           'spread_store', 'found_by', 'by_width']
 
 # %% ../../nbs/27_search_evidence.ipynb #ee9174a2
 import threading
@@ -234,3 +234,4 @@ def by_width() -> np.ndarray:  # (len(WIDTHS), 300)
 
 
 NEAREST_SPREAD = "SELECT id FROM spread_tracks ORDER BY embedding <#> %(q)s LIMIT 10"
+EXACT_SPREAD = "SELECT id FROM spread_tracks ORDER BY (embedding <#> %(q)s) + 0 LIMIT 10"
