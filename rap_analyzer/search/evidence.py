@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'HELD_OUT', 'ONE_IN', 'TABLE', 'INDEX', 'INTACT', 'MOST_ROWS', 'FORBIDDEN', 'MADE', 'SPREAD', 'DIRECTIONS',
-           'SPREAD_OUT', 'WIDTHS', 'WIDE', 'SPREAD_TABLE', 'SPREAD_INTACT', 'NEAREST_SPREAD', 'EXACT_SPREAD', 'vectors',
-           'practice', 'nearest', 'Evidence', 'check_statements', 'refusals', 'collect', 'spread', 'nearest_spread',
-           'spread_store', 'found_by', 'by_width']
+           'SPREAD_OUT', 'WIDTHS', 'WIDE', 'SPREAD_TABLE', 'SPREAD_INTACT', 'NEAREST_SPREAD', 'EXACT_SPREAD', 'COLUMN',
+           'vectors', 'practice', 'nearest', 'Evidence', 'check_statements', 'refusals', 'scratch', 'server_said',
+           'collect', 'spread', 'nearest_spread', 'spread_store', 'found_by', 'by_width', 'Stored', 'stored']
 
 # %% ../../nbs/27_search_evidence.ipynb #ee9174a2
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -114,6 +114,31 @@ def _ask(con: object, query: str, q: np.ndarray) -> list[int]:
     if len(found) > MOST_ROWS: raise OverflowError(words("sql.rows", most=MOST_ROWS))
     return found
 
+# %% ../../nbs/27_search_evidence.ipynb #b11e5005
+@contextmanager
+def scratch(
+    seconds: float = 20,  # after which what runs is cancelled
+    place: Callable[[], Store] = practice,  # makes what is needed, and says where it is
+) -> Iterator[object]:
+    "A connection inside a transaction that is undone, whatever somebody's statements did to the session."
+    from pgvector.psycopg import register_vector
+    con = place().admin()
+    register_vector(con)
+    alarm = threading.Timer(seconds, con.cancel)
+    alarm.start()
+    try:
+        con.execute("BEGIN")
+        yield con
+    finally:
+        alarm.cancel()
+        con.close()                      # without COMMIT: the server undoes what is open
+
+
+def server_said(e: Exception, seconds: float = 20) -> str:
+    "What PostgreSQL said, in one line; any other error is raised again."
+    if not hasattr(e, "sqlstate") and not isinstance(e, OverflowError): raise e
+    return words("sql.late", seconds=seconds) if getattr(e, "sqlstate", "") == "57014" else str(e).splitlines()[0][:200]
+
 # %% ../../nbs/27_search_evidence.ipynb #7d6455c0
 def collect(
     statements: Sequence[str],  # what somebody would run; the last is the query, with %(q)s for the vector
@@ -124,21 +149,9 @@ def collect(
     place: Callable[[], Store] = practice,  # makes the table, and says where it is
 ) -> Evidence:
     "Run somebody's statements against a practice table, look, and undo."
-    from pgvector.psycopg import register_vector
-    con = place().admin()
-    register_vector(con)
-    alarm = threading.Timer(seconds, con.cancel)
-    alarm.start()
     try:
-        con.execute("BEGIN")
-        return _collect(con, list(statements), questions, truth, before)
-    except Exception as e:
-        if not hasattr(e, "sqlstate") and not isinstance(e, OverflowError): raise
-        late = words("sql.late", seconds=seconds)
-        return Evidence(error=late if getattr(e, "sqlstate", "") == "57014" else str(e).splitlines()[0])
-    finally:
-        alarm.cancel()
-        con.close()                      # without COMMIT: the server undoes what is open, whatever state the session is in
+        with scratch(seconds, place) as con: return _collect(con, list(statements), questions, truth, before)
+    except Exception as e: return Evidence(error=server_said(e, seconds))
 
 # %% ../../nbs/27_search_evidence.ipynb #534dcd65
 FORBIDDEN = "SELECT bool_or(setting = 'off') FROM pg_settings WHERE name IN ('enable_seqscan', 'enable_sort', 'enable_bitmapscan')"
@@ -235,3 +248,47 @@ def by_width() -> np.ndarray:  # (len(WIDTHS), 300)
 
 NEAREST_SPREAD = "SELECT id FROM spread_tracks ORDER BY embedding <#> %(q)s LIMIT 10"
 EXACT_SPREAD = "SELECT id FROM spread_tracks ORDER BY (embedding <#> %(q)s) + 0 LIMIT 10"
+
+# %% ../../nbs/27_search_evidence.ipynb #f5dd420a
+@dataclass(frozen=True)
+class Stored:
+    "How a table keeps its vectors."
+    pages: float = 0.0  # touched for each row, when one question is compared with all
+    kind: str = ""  # of the column, as PostgreSQL writes it
+    storage: str = ""  # PLAIN, EXTERNAL, EXTENDED or MAIN
+    lost: float = 0.0  # the largest distance between a vector of unit length and what was kept of it
+    indexes: int = 0  # besides the primary key
+    error: str = ""  # what PostgreSQL said
+
+
+COLUMN = """SELECT format_type(a.atttypid, a.atttypmod),
+    CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'x' THEN 'EXTENDED' ELSE 'MAIN' END,
+    (SELECT count(*) FROM pg_index WHERE indrelid = a.attrelid AND NOT indisprimary)
+FROM pg_attribute a WHERE a.attrelid = 'wide_tracks'::regclass AND a.attname = 'embedding'"""
+
+# %% ../../nbs/27_search_evidence.ipynb #8e359560
+def stored(
+    statements: Sequence[str],  # that make the table wide_tracks (id, embedding)
+    d: int,  # dimensions
+    rows: int = 240,  # how many are put into it
+) -> Stored:
+    "Make somebody's table, fill it, compare one question with all of it, and undo."
+    try:
+        with scratch() as con: return _stored(con, statements, d, rows)
+    except Exception as e: return Stored(error=server_said(e))
+
+
+def _stored(con: object, statements: Sequence[str], d: int, rows: int) -> Stored:
+    "The looking itself, inside a transaction."
+    X = np.random.Generator(np.random.PCG64(d)).standard_normal((rows, d)).astype(np.float32)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    texts = [f"[{','.join(map(str, x))}]" for x in X.tolist()]
+    con.execute("DROP TABLE IF EXISTS wide_tracks")
+    for s in statements: con.execute(s)
+    with con.cursor() as cur:
+        for i, x in enumerate(texts): cur.execute("INSERT INTO wide_tracks (id, embedding) VALUES (%s, %s)", [i, x])
+    kind, storage, indexes = con.execute(COLUMN).fetchone()
+    plan = explain(con, "SELECT id FROM wide_tracks ORDER BY (embedding <#> %(q)s) + 0 LIMIT 10", {"q": texts[0]})
+    kept = con.execute("SELECT embedding::vector::real[] FROM wide_tracks ORDER BY id").fetchall()
+    lost = max(float(np.linalg.norm(x - np.asarray(y))) for x, (y,) in zip(X, kept, strict=True))
+    return Stored((plan.buffers or 0) / rows, kind, storage, lost, indexes)
