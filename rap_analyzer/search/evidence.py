@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ROWS', 'HELD_OUT', 'ONE_IN', 'TABLE', 'INDEX', 'INTACT', 'MOST_ROWS', 'FORBIDDEN', 'MADE', 'SPREAD', 'DIRECTIONS',
            'SPREAD_OUT', 'WIDTHS', 'WIDE', 'SPREAD_TABLE', 'SPREAD_INTACT', 'NEAREST_SPREAD', 'EXACT_SPREAD', 'COLUMN',
-           'vectors', 'practice', 'nearest', 'Evidence', 'check_statements', 'refusals', 'scratch', 'server_said',
-           'collect', 'spread', 'nearest_spread', 'spread_store', 'found_by', 'by_width', 'Stored', 'stored']
+           'FIVE', 'COPIED', 'vectors', 'practice', 'nearest', 'Evidence', 'check_statements', 'refusals', 'scratch',
+           'server_said', 'collect', 'spread', 'nearest_spread', 'spread_store', 'found_by', 'by_width', 'Stored',
+           'stored', 'books']
 
 # %% ../../nbs/27_search_evidence.ipynb #ee9174a2
 import threading
@@ -292,3 +293,35 @@ def _stored(con: object, statements: Sequence[str], d: int, rows: int) -> Stored
     kept = con.execute("SELECT embedding::vector::real[] FROM wide_tracks ORDER BY id").fetchall()
     lost = max(float(np.linalg.norm(x - np.asarray(y))) for x, (y,) in zip(X, kept, strict=True))
     return Stored((plan.buffers or 0) / rows, kind, storage, lost, indexes)
+
+# %% ../../nbs/27_search_evidence.ipynb #15419a55
+FIVE = {
+    "similar": "SELECT id AS book_similar, remix, id FROM practice_tracks ORDER BY embedding <#> %(q)s LIMIT 10",
+    "by_id": "SELECT remix AS book_by_id, id, remix FROM practice_tracks WHERE id = %(i)s",
+    "remixes": "SELECT count(*) AS book_remixes, min(id) FROM practice_tracks WHERE remix",
+    "report": "SELECT avg(embedding <=> %(q)s) AS book_report FROM practice_tracks",
+    "export": "SELECT id AS book_export, remix FROM practice_tracks ORDER BY id",
+}
+COPIED = """SELECT substring(query FROM 'book_([a-z_]+)'), sum(calls)::bigint, sum(total_exec_time), max(max_exec_time),
+    sum(rows)::bigint, sum(shared_blks_hit + shared_blks_read)::bigint
+FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND query LIKE 'SELECT%%book\\_%%practice\\_tracks%%' GROUP BY 1 HAVING sum(calls) > 0 ORDER BY 1"""
+
+
+def books(rng: object) -> tuple[list[dict], list[dict]]:  # the copies; query, calls, total_ms, mean_ms, max_ms, rows, pages
+    "Run five statements in two stretches of different mixtures (`rng`: random.Random), and copy the counters after each."
+    with scratch() as con:
+        return _stretch(con, rng, 1), _stretch(con, rng, 2)
+
+# %% ../../nbs/27_search_evidence.ipynb #866d6e9c
+def _stretch(con: object, rng: object, size: int) -> list[dict]:
+    "Run the five so many times, in a mixture that is drawn, and copy the counters."
+    counts = {"similar": rng.randint(10, 80), "by_id": rng.randint(50, 400), "remixes": rng.randint(3, 40),
+              "report": rng.randint(1, 2), "export": rng.randint(1, 6)}
+    todo = [name for name, n in counts.items() for _ in range(n * size)]
+    rng.shuffle(todo)
+    for name in todo:
+        con.execute(FIVE[name], {"q": vectors()[1][rng.randrange(HELD_OUT)], "i": rng.randrange(ROWS)}).fetchall()
+    rows = con.execute(COPIED).fetchall()
+    return [{"query": q, "calls": calls, "total_ms": round(total, 3), "mean_ms": round(total / calls, 4), "max_ms": round(most, 3),
+             "rows": n, "pages": pages} for q, calls, total, most, n, pages in rows]
