@@ -5,11 +5,14 @@
 # %% auto #0
 __all__ = ['ROWS', 'HELD_OUT', 'ONE_IN', 'TABLE', 'INDEX', 'INTACT', 'MOST_ROWS', 'FORBIDDEN', 'MADE', 'SPREAD', 'DIRECTIONS',
            'SPREAD_OUT', 'WIDTHS', 'WIDE', 'SPREAD_TABLE', 'SPREAD_INTACT', 'NEAREST_SPREAD', 'EXACT_SPREAD', 'COLUMN',
-           'FIVE', 'COPIED', 'vectors', 'practice', 'nearest', 'Evidence', 'check_statements', 'refusals', 'scratch',
-           'server_said', 'collect', 'spread', 'nearest_spread', 'spread_store', 'found_by', 'by_width', 'Stored',
-           'stored', 'books']
+           'FIVE', 'COPIED', 'NIGHT', 'NIGHT_INDEX', 'TITLES', 'vectors', 'practice', 'nearest', 'Evidence',
+           'check_statements', 'refusals', 'scratch', 'server_said', 'collect', 'spread', 'nearest_spread',
+           'spread_store', 'found_by', 'by_width', 'Stored', 'stored', 'books', 'delivery', 'broken', 'Night',
+           'run_night']
 
 # %% ../../nbs/27_search_evidence.ipynb #ee9174a2
+import csv
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -325,3 +328,92 @@ def _stretch(con: object, rng: object, size: int) -> list[dict]:
     rows = con.execute(COPIED).fetchall()
     return [{"query": q, "calls": calls, "total_ms": round(total, 3), "mean_ms": round(total / calls, 4), "max_ms": round(most, 3),
              "rows": n, "pages": pages} for q, calls, total, most, n, pages in rows]
+
+# %% ../../nbs/27_search_evidence.ipynb #5fdb17d2
+NIGHT = """DROP TABLE IF EXISTS night_tracks;
+CREATE TABLE night_tracks (id bigint NOT NULL, title text NOT NULL, embedding vector(16) NOT NULL)"""
+NIGHT_INDEX = "CREATE INDEX night_index ON night_tracks USING hnsw (embedding vector_l2_ops)"
+TITLES = ('Lantern "Rain"', "Amber, Night", "AC\\DC Avenue", "Дождь", "Glass")
+
+
+def delivery(rng: object, rows: int = 800) -> list[str]:  # lines of CSV: id, title, embedding
+    "The new tracks of a night (`rng`: random.Random), with titles as people type them."
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\n").writerow
+    for i in range(rows):
+        vector = f"[{','.join(f'{rng.gauss(0, 1):.3f}' for _ in range(16))}]"
+        write([1_000_000 + i, f"{rng.choice(TITLES)} {i}", vector])
+    return out.getvalue().splitlines()
+
+
+def broken(rng: object, lines: Sequence[str]) -> list[str]:
+    "The same lines, one of the later ones with an id that is no number."
+    at = rng.randrange(len(lines) * 6 // 10, len(lines) * 9 // 10)
+    return [f"x{line}" if i == at else line for i, line in enumerate(lines)]
+
+# %% ../../nbs/27_search_evidence.ipynb #39c6e1ce
+@dataclass(frozen=True)
+class Night:
+    "What a loading script did."
+    seconds: float
+    statements: int  # that the server executed
+    new: int  # tracks of that night that are there as they were sent
+    whole: bool  # all of them, nothing else changed, and the index
+    index: bool  # is there, as it was
+    error: str = ""
+
+
+def run_night(
+    steps: Sequence,  # a text, or a pair of a statement and its rows, or of a COPY and its text
+    lines: Sequence[str] | None = None,  # the delivery, to compare with; None: only count
+    seconds: float = 30,  # after which it is cancelled
+) -> Night:
+    "Send somebody's steps, until one fails; look from another connection; clear up."
+    store = practice()
+    with locked(store.lab.dir / "night.lock"), store.admin() as look:
+        look.execute(NIGHT)
+        look.execute("INSERT INTO night_tracks SELECT i, 'old', ARRAY(SELECT sin(i * j) FROM generate_series(1, 16) j)::vector "
+                     "FROM generate_series(1, 100) i")
+        look.execute(NIGHT_INDEX)
+        try: return _night(store, look, steps, lines, seconds)
+        finally: look.execute("DROP TABLE IF EXISTS night_tracks")
+
+# %% ../../nbs/27_search_evidence.ipynb #8eda54d9
+def _night(store: Store, look: object, steps: Sequence, lines: Sequence[str] | None, seconds: float) -> Night:
+    "The sending and the looking."
+    con, done, error = store.admin(), 0, ""
+    alarm, began = threading.Timer(seconds, con.cancel), time.perf_counter()
+    alarm.start()
+    try:
+        for step in steps: done += _send(con, step)
+    except Exception as e: error = server_said(e, seconds)
+    finally: took = (time.perf_counter() - began, alarm.cancel(), con.close())[0]
+    if not look.execute("SELECT to_regclass('night_tracks')").fetchone()[0]: return Night(took, done, 0, False, False, error)
+    rows = look.execute("SELECT id::text, title, embedding::text FROM night_tracks").fetchall()
+    kept = look.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'night_index' AND tablename ~ 'night'").fetchone()
+    index = bool(kept) and "hnsw (embedding vector_l2_ops)" in kept[0]
+    new = [r for r in rows if int(r[0]) >= 1_000_000]
+    if lines is not None:
+        sent = {(i, title, _numbers(x)) for i, title, x in csv.reader(lines)}
+        new = [r for r in new if (r[0], r[1], _numbers(r[2])) in sent]
+    whole = not error and index and len(rows) == 100 + len(new) and (lines is None or len(new) == len(sent))
+    return Night(took, done, len(new), whole, index, error)
+
+# %% ../../nbs/27_search_evidence.ipynb #0db23246
+def _send(con: object, step: object) -> int:  # statements executed
+    "Send one step of a script."
+    if isinstance(step, str):
+        con.execute(step)
+        return 1
+    statement, data = step
+    with con.cursor() as cur:
+        if isinstance(data, str):
+            with cur.copy(statement) as copy: copy.write(data)
+            return 1
+        cur.executemany(statement, data)
+    return len(data)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    "The numbers of a vector, as written."
+    return tuple(float(x) for x in text.strip("[]").split(","))
