@@ -615,11 +615,10 @@ def judge(
     if same_code(cells[-1][1], ex.again[1] if again else ex.stub):
         return Verdict(ex.id, "not_attempted", (Check(words("check.runs"), False, words("verdict.not_attempted", id=ex.id)),))
     seed, own = secrets.randbelow(10**6) if seed is None else seed, space_of(ex.checker)
-    if again: own = own["again"]
+    own = own["again"] if again else own
     cases, fresh = drawn(own, seed)
     asks = [(call(own["name"], c), own["name"], list(c)) for c in cases] if cases else own.get("asks", [])
-    if callable(asks): asks = asks(random.Random(seed))
-    out = run_apart(cells, asks, ex.budget_s)
+    out = run_apart(cells, asks(random.Random(seed)) if callable(asks) else asks, ex.budget_s)
     if out.error: return failed_to_run(ex, out, trace)
     checks = [Check(words("check.runs"), True)]
     evidence = {"seed": seed, "seconds": round(out.seconds, 3), **before}
