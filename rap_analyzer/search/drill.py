@@ -8,7 +8,7 @@ __all__ = ['REFERENCE', 'GENRES', 'CHANGE', 'SIGNS', 'Reading', 'INDEX', 'ROUNDS
            'told', 'trouble', 'unhealthy', 'start', 'check', 'stop', 'finished', 'status', 'history',
            'read_post_mortem', 'post_mortem']
 
-# %% ../../nbs/26_search_drill.ipynb #8acdd5da
+# %% ../../nbs/26_search_drill.ipynb #5847957d
 import json
 import os
 import secrets
@@ -36,15 +36,15 @@ from .cache import Cache, cached_similar
 from .index import build, built, method, similar
 from .store import Plan, Session, Store, default_store, session_dsn
 
-# %% ../../nbs/26_search_drill.ipynb #7c095cb7
-REFERENCE = Plan("SELECT count(*) FROM generate_series(1, 20000)")
+# %% ../../nbs/26_search_drill.ipynb #0f9bb608
+REFERENCE = Plan("SELECT count(*) FROM generate_series(1, 5000)")
 
 
 def timed(
     store: Store,  # where the reference query runs
     ask: Callable[[int], object],  # what users wait for, given the number of the turn
     rounds: int = 24,  # turns
-) -> tuple[float, float]:  # milliseconds (median), and how many times the reference query (lower quartiles)
+) -> tuple[float, float]:  # milliseconds (median), and how many times the reference query (lower deciles)
     "How long something takes, in turns with a query that no fault touches."
     calls: dict[str, Callable] = {"ask": ask, "reference": lambda i: store.query(REFERENCE)}
     took: dict[str, list[float]] = {name: [] for name in calls}
@@ -55,10 +55,10 @@ def timed(
             start = time.perf_counter()
             calls[name](i)
             took[name].append(time.perf_counter() - start)
-    asked, reference = (np.percentile(t, (25, 50)) for t in took.values())
+    asked, reference = (np.percentile(t, (10, 50)) for t in took.values())
     return 1_000 * float(asked[1]), float(asked[0] / reference[0])
 
-# %% ../../nbs/26_search_drill.ipynb #2b5ebc95
+# %% ../../nbs/26_search_drill.ipynb #542e7056
 GENRES = Plan("SELECT genre, count(*), avg(rank) FROM track_genres GROUP BY genre")
 
 
@@ -79,7 +79,7 @@ def _genres(store: Store) -> tuple[float, float]:
     "How long the page with all genres takes."
     return timed(store, lambda _: store.query(GENRES))
 
-# %% ../../nbs/26_search_drill.ipynb #5516fa6d
+# %% ../../nbs/26_search_drill.ipynb #a3a437d4
 def _size(store: Store) -> tuple[float, float]:
     "How much the table of genres takes on disk."
     mb = store.query(Plan("SELECT pg_table_size('track_genres') / 1048576.0"))[0][0]
@@ -98,7 +98,7 @@ def _hits(store: Store, n: int = 30) -> tuple[float, float]:
         finally: store.listeners.pop(cache, None)
     return share, share
 
-# %% ../../nbs/26_search_drill.ipynb #94f30185
+# %% ../../nbs/26_search_drill.ipynb #d09c4d45
 CHANGE = "UPDATE tracks SET popularity = popularity WHERE id = (SELECT min(id) FROM tracks)"
 
 
@@ -115,7 +115,7 @@ def _saves(store: Store, n: int = 2) -> tuple[float, float]:
     share = sum(store.attempt(change) for _ in range(n)) / n
     return share, share
 
-# %% ../../nbs/26_search_drill.ipynb #1ee70237
+# %% ../../nbs/26_search_drill.ipynb #0def3487
 @dataclass(frozen=True)
 class Sign:
     "A number that could stand on a dashboard, and how far from its baseline it may be."
@@ -138,7 +138,7 @@ SIGNS = {
     "saves": Sign("changes that can be saved", "{:.0%}", 0.9, _saves),
 }
 
-# %% ../../nbs/26_search_drill.ipynb #e9e68eb3
+# %% ../../nbs/26_search_drill.ipynb #d1df315a
 Reading = dict[str, tuple[float, float]]
 
 
@@ -150,7 +150,7 @@ def read_signs(store: Store, before: Reading | None = None) -> Reading:
             if not sign.fine(before[name], now[name]): now[name] = sign.read(store)
     return now
 
-# %% ../../nbs/26_search_drill.ipynb #80771f31
+# %% ../../nbs/26_search_drill.ipynb #65350715
 INDEX = "hnsw_halfvec"
 
 
@@ -170,7 +170,7 @@ def _back_index(store: Store, facts: Mapping) -> list[str]:
     build(INDEX, store, **facts)
     return ["the index was built again"]
 
-# %% ../../nbs/26_search_drill.ipynb #417abccf
+# %% ../../nbs/26_search_drill.ipynb #796473c8
 ROUNDS = 14
 
 
@@ -197,7 +197,7 @@ def _back_bloat(store: Store, facts: Mapping) -> list[str]:
         if large: con.execute("VACUUM (FULL, ANALYZE) track_genres"); done.append("track_genres was written anew")
     return done
 
-# %% ../../nbs/26_search_drill.ipynb #c771a267
+# %% ../../nbs/26_search_drill.ipynb #b5c93d80
 MOST_MB = 1_024
 
 
@@ -214,7 +214,7 @@ def _prepare_cache(store: Store) -> dict:
                        f"{most // 2**20 if most else 'none'}: choose another drill.")
     return {"maxmemory": most, "keys": f"session:{secrets.token_hex(4)}"}
 
-# %% ../../nbs/26_search_drill.ipynb #c0c03c58
+# %% ../../nbs/26_search_drill.ipynb #d4769a03
 def _fill_cache(store: Store, facts: Mapping) -> None:
     "Fill the memory with keys that never expire, and a little more, so that nothing fits beside them."
     with _valkey(store) as r:
@@ -234,7 +234,7 @@ def _back_cache(store: Store, facts: Mapping) -> list[str]:
         if raised: r.config_set("maxmemory", facts["maxmemory"])
     return [f"{len(left)} keys of somebody else's sessions were still in Valkey and are gone"] if left else []
 
-# %% ../../nbs/26_search_drill.ipynb #570c9cd2
+# %% ../../nbs/26_search_drill.ipynb #2a570ce1
 HOURS = 2
 CALL = "import sys; from rap_analyzer.search.drill import hold; hold(*sys.argv[1:])"
 
@@ -256,7 +256,7 @@ def _file(lab: Lab) -> Path:
     "Where an open drill is written down."
     return lab.home / "drills" / "open.json"
 
-# %% ../../nbs/26_search_drill.ipynb #bd36a3f1
+# %% ../../nbs/26_search_drill.ipynb #8cc9bd0f
 HELD = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND state = 'idle in transaction'"
 GONE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
 
@@ -285,7 +285,7 @@ def _back_session(store: Store, facts: Mapping) -> list[str]:
     with store.admin(None) as con: gone = con.execute(GONE, [facts["name"]]).fetchall()
     return ["the session still held its lock and was ended"] if gone else []
 
-# %% ../../nbs/26_search_drill.ipynb #9213a089
+# %% ../../nbs/26_search_drill.ipynb #42242e5d
 @dataclass(frozen=True)
 class Drill:
     "A fault that can be undone."
@@ -309,7 +309,7 @@ DRILLS = {
         "dead rows beside live ones and the time of the last autovacuum (pg_stat_user_tables), and size per row."),
 }
 
-# %% ../../nbs/26_search_drill.ipynb #7be291e4
+# %% ../../nbs/26_search_drill.ipynb #587129b7
 DRILLS |= {
     "cold-cache": Drill(
         "I ask the same thing twice, and the second time takes as long as the first.", _prepare_cache, _fill_cache, _back_cache,
@@ -322,7 +322,7 @@ DRILLS |= {
         "the age of the oldest open transaction (pg_stat_activity), and idle_in_transaction_session_timeout."),
 }
 
-# %% ../../nbs/26_search_drill.ipynb #5057cf5f
+# %% ../../nbs/26_search_drill.ipynb #c829d6d9
 @dataclass(kw_only=True)
 class Record:
     "A drill that somebody went through, or is going through."
@@ -347,7 +347,7 @@ class Record:
 
     def __repr__(self) -> str: return told(self)
 
-# %% ../../nbs/26_search_drill.ipynb #cf3cd5dd
+# %% ../../nbs/26_search_drill.ipynb #be99173d
 def _now() -> str:
     "The time in UTC."
     return datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -371,7 +371,7 @@ def opened(lab: Lab) -> Record | None:
     except (ValueError, TypeError) as e:
         raise LabError(f"{_file(lab)} cannot be read ({e}): move it away, then run rap-analyzer setup.") from None
 
-# %% ../../nbs/26_search_drill.ipynb #b0dfbfe0
+# %% ../../nbs/26_search_drill.ipynb #b27ce3ca
 @patch
 def as_dict(self: Record) -> dict:
     "What may be told, as JSON."
@@ -380,7 +380,7 @@ def as_dict(self: Record) -> dict:
     return {"name": self.name if end or not self.hidden else "random", "users_say": drill.users_say, **kept,
             **({"cause": drill.cause, "put_back": self.put_back} if end else {})}
 
-# %% ../../nbs/26_search_drill.ipynb #493cd536
+# %% ../../nbs/26_search_drill.ipynb #3e5f8ec9
 STATES = {"breaking": "Its start was interrupted: rap-analyzer drill stop puts everything back.",
           "open": "Find it and mend it, by whatever means. Then: rap-analyzer drill check",
           "passed": "Passed: all numbers are back.", "stopped": "Given up, and put back."}
@@ -408,7 +408,7 @@ def _end_of(r: Record) -> list[str]:
     lines = [f"What had been done ({r.name}): {drill.cause}", f"What would have shown it earlier: {drill.earlier}"]
     return lines + [f"Put back at the end: {what}." for what in r.put_back]
 
-# %% ../../nbs/26_search_drill.ipynb #acd10fc6
+# %% ../../nbs/26_search_drill.ipynb #0630ce03
 AIR = """SELECT pg_relation_size('track_genres') > 3 * sum(pg_column_size(g.*) + 28) FROM track_genres g"""  # 28: header, pointer
 
 
@@ -426,7 +426,7 @@ def unhealthy(before: Reading) -> str:  # empty if it is well
     if before["saves"][1] < 1: return "changes to a track cannot be saved: who holds a lock?"
     return ""
 
-# %% ../../nbs/26_search_drill.ipynb #430fe04a
+# %% ../../nbs/26_search_drill.ipynb #6c1ff0ed
 @contextmanager
 def _alone(store: Store) -> Iterator[Lab]:
     "One at a time, with the servers up."
@@ -451,7 +451,7 @@ def _close(r: Record, lab: Lab, state: str) -> Record:
     if not r.kept: (lab.dir / "keep").unlink(missing_ok=True)
     return r
 
-# %% ../../nbs/26_search_drill.ipynb #fd007837
+# %% ../../nbs/26_search_drill.ipynb #447cff78
 def _break(store: Store, lab: Lab, r: Record) -> None:
     "Break what a record says, and measure; whatever goes wrong, it is taken back."
     drill = DRILLS[r.name]
@@ -468,7 +468,7 @@ def _break(store: Store, lab: Lab, r: Record) -> None:
         _close(r, lab, "stopped")
         raise
 
-# %% ../../nbs/26_search_drill.ipynb #730eb83b
+# %% ../../nbs/26_search_drill.ipynb #437a0f0d
 def start(
     name: str,  # one of DRILLS, or random
     store: Store | None = None,  # default: default_store()
@@ -486,7 +486,7 @@ def start(
         _break(store, lab, r)
     return r
 
-# %% ../../nbs/26_search_drill.ipynb #0f9ba69e
+# %% ../../nbs/26_search_drill.ipynb #edb8bd0e
 def _open_one(lab: Lab) -> Record:
     "The open drill; LabError if there is none."
     if r := opened(lab): return r
@@ -507,7 +507,7 @@ def check(store: Store | None = None) -> Record:  # its state is `passed` if the
             _close(r, lab, "passed")
     return r
 
-# %% ../../nbs/26_search_drill.ipynb #adebfbc2
+# %% ../../nbs/26_search_drill.ipynb #ba27725c
 def stop(store: Store | None = None) -> Record:
     "Give up: put everything back, and tell what it was."
     store = store or default_store()
@@ -518,7 +518,7 @@ def stop(store: Store | None = None) -> Record:
         r.now = read_signs(store, r.before)
         return _close(r, lab, "stopped")
 
-# %% ../../nbs/26_search_drill.ipynb #405cd57b
+# %% ../../nbs/26_search_drill.ipynb #f6c2a127
 FIELDS = {"impact": "Who felt what, and for how long?", "detection": "Which number told you, and when?",
           "cause": "What was it, and how do you know?", "earlier": "What would have shown it earlier?"}
 
@@ -539,7 +539,7 @@ def history(lab: Lab | None = None) -> list[str]:  # a line a drill; asks no ser
     return [f"drill  {r.name:<18} {r.state:<8} {r.ended[:10]}  checks {r.checks}"
             + ", post-mortem written" * bool(r.post_mortem) for r in finished(lab or Lab())]
 
-# %% ../../nbs/26_search_drill.ipynb #cee39d4f
+# %% ../../nbs/26_search_drill.ipynb #1fcd7ddd
 def read_post_mortem(file: Path) -> dict[str, str]:  # the FIELDS
     "A post-mortem from a TOML file."
     try: return tomllib.loads(Path(file).read_text(encoding="utf-8"))
