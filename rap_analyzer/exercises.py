@@ -22,6 +22,7 @@ import secrets
 import selectors
 import signal
 import subprocess
+import symtable
 import sys
 import tempfile
 import time
@@ -578,14 +579,16 @@ def same_code(a: str, b: str) -> bool:
     except SyntaxError: return a.split() == b.split()
 
 # %% ../nbs/03_exercises.ipynb #a10acd08
-def _names(code: str) -> tuple[set[str], set[str]]:  # made at the top level, and used anywhere
-    "The names that a cell makes and uses; none for what does not parse."
-    try: tree = ast.parse(bare(code))
+def _names(code: str) -> tuple[set[str], set[str]]:  # made at the top level; taken from the top level, also inside functions
+    "The names that a cell makes and uses, by Python's own rules of scope; none for what does not parse."
+    try: tables = [symtable.symtable(bare(code), "cell", "exec")]
     except SyntaxError: return set(), set()
-    made = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    made |= {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
-    made |= {(a.asname or a.name).split(".")[0] for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
-    return made, {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    top = tables[0]
+    for t in tables: tables += t.get_children()
+    inner = [s for t in tables[1:] for s in t.get_symbols() if s.is_global()]
+    made = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    made |= {s.get_name() for s in inner if s.is_declared_global() and s.is_assigned()}
+    return made, {s.get_name() for s in [*(s for s in top.get_symbols() if s.is_referenced()), *inner]}
 
 
 def from_history(executed: Sequence[str], name: str, which: str = "task") -> list[Cell]:

@@ -476,3 +476,15 @@ def test_the_template_is_an_exercise(tmp_path):
     ex = load_exercise(path)
     assert lint(ex) == [] and verify(ex)["ok"], verify(ex)
     assert "def half_all" not in stub(path)
+
+
+def test_a_name_inside_the_task_is_not_the_sessions_name_of_the_same_sound():
+    "A parameter or a loop variable hides the session's; what a function takes from outside is found, also through others."
+    session = ["true, found = slow_measurement(), slow_measurement()", "for f in range(3): t = f", "import math", "half = 0.5",
+               "def share(x): return math.floor(x) * half",
+               "#| task 21.1\ndef recall(found, true):\n    return share(sum(f in t for f, t in zip(found, true)))",
+               "recall([], [])"]
+    kept = [c.text for c in exercises.from_history(session, "21.1")]
+    assert kept == [session[2], session[3], session[4], session[5]]
+    code = "x = [y for y in z]\nclass A:\n    b = c\ndef f(p, q=r):\n    global g\n    g = p + s"
+    assert exercises._names(code) == ({"x", "A", "f", "g"}, {"z", "c", "r", "s", "g"})
