@@ -728,6 +728,8 @@ def _verdict(run: Run, guess: Prediction | None) -> str:
     said = f"{run.key}: you guessed {_step(guess.guess, guess.scale)}{' (late)' if guess.late else ''}; it was {truth}"
     if run.p50 <= 0: return f"{said}, which no logarithmic axis can show."
     off = guess.guess / run.p50
+    if guess.scale == "share" and min(guess.guess, run.p50) > 0.5 and max(guess.guess, run.p50) < 1:
+        return f"{said}: what is missing is {(1 - run.p50) / (1 - guess.guess):.2g} times what you guessed."
     if 1 / 1.1 <= off <= 1.1: return f"{said}: right within a tenth."
     return f"{said}: {max(off, 1 / off):.3g} times too {'high' if off > 1 else 'low'}."
 

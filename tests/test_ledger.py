@@ -356,6 +356,9 @@ def test_against_prediction_says_what_is_missing(tmp_path):
     assert "20 times too low" in repr(low) and "<img alt=" in low._repr_html_()
     ledger.predict("t.hit", 10, home=tmp_path)
     assert "within a tenth" in repr(ledger.record("t.hit", 10.5, home=tmp_path).against_prediction(tmp_path))
+    ledger.predict("t.share", 0.97, scale="share", home=tmp_path)
+    share = ledger.record("t.share", 0.955, home=tmp_path).against_prediction(tmp_path)
+    assert "what is missing is 1.5 times what you guessed" in repr(share)
 
 
 def test_the_form_stores_what_was_clicked(tmp_path):
