@@ -490,6 +490,7 @@ def first(check: Annotated[bool, typer.Option("--check", help="Stop after the ta
 def open_lab() -> None:
     "Start the API and JupyterLab, print where they are, and wait."
     cfg, token = settings(), secrets.token_hex(16)
+    claim_port("api", cfg.api.port), claim_port("jupyter", cfg.jupyter.port)       # measuring took its time
     root = ["--allow-root"] if os.geteuid() == 0 else []
     jupyter = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--log-level=ERROR", *root,
                f"--ServerApp.port={cfg.jupyter.port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={cfg.root}"]

@@ -596,6 +596,7 @@ def _lock(
     "Check a guess and store it; running the same cell again stores nothing new."
     if isinstance(guess, bool) or not isinstance(guess, Number) or not 0 < guess < math.inf:
         raise ValueError(f"expected a positive number as a guess, got {guess!r}")
+    if scale == "share" and guess > 1: raise ValueError(f"expected a share of a whole, from 0 to 1, as a guess, got {guess!r}")
     if sure is not None and not 50 <= sure <= 100: raise ValueError(f"expected sure from 50 to 100 percent, got {sure}")
     said = {"guess": float(guess), "scale": scale if isinstance(scale, str) else list(_steps(scale)),
             "sure": None if sure is None else float(sure), "why": " ".join(why.split())[:300]}
@@ -728,6 +729,8 @@ def _verdict(run: Run, guess: Prediction | None) -> str:
     said = f"{run.key}: you guessed {_step(guess.guess, guess.scale)}{' (late)' if guess.late else ''}; it was {truth}"
     if run.p50 <= 0: return f"{said}, which no logarithmic axis can show."
     off = guess.guess / run.p50
+    if guess.scale == "share" and guess.guess == 1 > run.p50:
+        return f"{said}: you guessed that nothing is missing, and {1 - run.p50:.2g} of the whole is."
     if guess.scale == "share" and min(guess.guess, run.p50) > 0.5 and max(guess.guess, run.p50) < 1:
         return f"{said}: what is missing is {(1 - run.p50) / (1 - guess.guess):.2g} times what you guessed."
     if 1 / 1.1 <= off <= 1.1: return f"{said}: right within a tenth."
