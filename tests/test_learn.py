@@ -69,7 +69,7 @@ def test_from_start_to_pass_on_the_command_line(home):
 
 
 @pytest.mark.parametrize("words, says", [
-    (("check", "99.9"), "there is no exercise '99.9'; there are: 21.1"), (("start", ""), "there is no exercise"),
+    (("check", "99.9"), "there is no exercise '99.9'; there are: 20.1, 21.1"), (("start", ""), "there is no exercise"),
     (("check", ID, "--notebook", "nowhere.ipynb"), "there is no notebook nowhere.ipynb"),
     (("check", ID, "--notebook", "README.md"), "README.md is not a notebook"),
     (("next", "--path", "nowhere"), "no reading path"),
@@ -102,7 +102,7 @@ def test_checking_waits_for_nothing_heavy(home):
 def test_verify_all_as_a_maintainer_runs_it(home):
     done = rap("verify-all", "--json")
     rows = json.loads(done.stdout)
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, [r for r in rows if not r["ok"]]
     assert {r["id"] for r in rows} == set(ids()) and all(r["ok"] and r["wrong"] >= 3 for r in rows)
 
 
@@ -307,7 +307,7 @@ def test_next_follows_the_reading_path(home, tmp_path, monkeypatch):
     with pytest.raises(LabError, match="no reading path 'nowhere'; there are: taste"): learn.order("nowhere")
     notebooks = '["START.ipynb", "21_search_index", "28_which_p95"]'
     (repo / "nbs" / "paths.toml").write_text(f'[[path]]\nname = "weekend"\nnotebooks = {notebooks}')
-    assert [e.id for e in learn.order("weekend")] == ["21.1", "21.2", "28.1"]
+    assert [e.id for e in learn.order("weekend")] == [*(i for i in ids() if i.startswith("21.")), "28.1"]
 
 
 # ---- the form of the exercises in a repository

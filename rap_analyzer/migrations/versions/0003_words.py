@@ -64,9 +64,11 @@ END $$;
 REVOKE ALL ON FUNCTION {name} FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION {name} TO rap_app;
 """
-FUNCTIONS = {  # the score of words: how many of the parts are there, then how prominently (ts_rank squeezed below one)
+# The score of words: how many of the parts are there (none are counted where none are given), then how prominently (below one).
+FUNCTIONS = {
     "search_words": {"asked": "asked tsquery, parts tsquery[]", "match": "t.words @@ asked",
-                     "score": "(SELECT count(*) FROM unnest(parts) p WHERE t.words @@ p) "
+                     "score": "CASE WHEN cardinality(parts) = 0 THEN 0 "
+                              "ELSE (SELECT count(*) FROM unnest(parts) p WHERE t.words @@ p) END "
                               "+ ts_rank('{.1, .3, .6, 1}', t.words, asked, 32)"},
     "search_names": {"asked": "asked text", "match": "asked <% t.names", "score": "word_similarity(asked, t.names)"},
 }
