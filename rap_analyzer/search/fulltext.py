@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXT_MOST', 'WORDS_MOST', 'SIMILARITY', 'DEEP', 'NEAR', 'terms', 'tsquery', 'plan_words', 'explain_words',
-           'plan_names', 'more_plans', 'find', 'afind', 'ndcg', 'places', 'fuse', 'hybrid', 'ahybrid']
+           'plan_names', 'plans', 'find', 'afind', 'ndcg', 'places', 'fuse', 'hybrid', 'ahybrid']
 
 # %% ../../nbs/23_search_fulltext.ipynb #615b64e3
 import asyncio
@@ -83,9 +83,10 @@ def plan_names(words: Sequence[str], k: int, where: Filter | None = None) -> Pla
     return Plan(sql, (" ".join(words), k, *(where or Filter()).params()), why="a similar name")
 
 
-def more_plans(words: Sequence[str], k: int, where: Filter | None) -> list[Plan]:
-    "What to ask when too few texts have all the words."
-    return [plan_names(words, k, where), *([plan_words(words, k, where, some=True)] if len(words) > 1 else [])]
+def plans(words: Sequence[str], k: int, where: Filter | None) -> list[Plan]:
+    "What to ask, one after the other, until there are enough: all the words, similar names, some of the words."
+    some = [plan_words(words, k, where, some=True)] if len(words) > 1 else []
+    return [plan_words(words, k, where), plan_names(words, k, where), *some]
 
 
 def _collect(hits: list[Hit], plan: Plan, rows: Sequence[tuple[int, float]], k: int) -> list[Hit]:
@@ -101,20 +102,16 @@ def find(
     store: Store | None = None,  # default: default_store()
 ) -> list[Hit]:  # best first, empty if nothing fits; ValueError for a text without words
     "Tracks by their words: title, artist, genres, mood, lyrics."
-    store, words, k = store or default_store(), terms(text), check_k(k)
-    plan = plan_words(words, k, where)
-    hits = _collect([], plan, store.query(plan), k)
-    for plan in more_plans(words, k, where):
+    store, hits = store or default_store(), []
+    for plan in plans(terms(text), check_k(k), where):
         if len(hits) < k: hits = _collect(hits, plan, store.query(plan), k)
     return hits
 
 
 async def afind(text: str, k: int = 10, where: Filter | None = None, *, store: Store) -> list[Hit]:
     "`find`, without blocking the event loop; the store's async pool must be open."
-    words, k = terms(text), check_k(k)
-    plan = plan_words(words, k, where)
-    hits = _collect([], plan, await store.aquery(plan), k)
-    for plan in more_plans(words, k, where):
+    hits = []
+    for plan in plans(terms(text), check_k(k), where):
         if len(hits) < k: hits = _collect(hits, plan, await store.aquery(plan), k)
     return hits
 
