@@ -470,10 +470,11 @@ def tell(result: dict, guess: float | None) -> str:  # several lines
     if guess: lines += [f"You guessed {guess:g}: off by a factor of {max(guess, speedup) / min(guess, speedup):.1f}."]
     return "\n".join(lines)
 
-
+# %% ../nbs/99_cli.ipynb #7c5be210
 @app.command()
 def first(check: Annotated[bool, typer.Option("--check", help="Stop after the table; exit 0 only if it held.")] = False) -> None:
     "Start everything, measure, and open the lab."
+    os.environ.setdefault("RAP_PROGRESS", "lines")      # where there is no terminal to draw a bar on
     from rap_analyzer.lab import Lab
     from rap_analyzer.search.bench import bench_store, held
     cfg = settings()

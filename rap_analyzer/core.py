@@ -11,6 +11,7 @@ import configparser
 import contextlib
 import difflib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -190,10 +191,11 @@ def progress(
     label: str,  # what is going on, in two or three words
     total: int | None = None,  # how many steps; None while that is unknown
 ) -> Iterator[object]:  # call it with the number of steps just done
-    "A progress bar on the terminal's error stream; silent where there is no terminal."
+    "A progress bar on the terminal's error stream; without a terminal, where RAP_PROGRESS=lines, a line as each thing begins."
     columns = TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     from rich.console import Console
     console = Console(stderr=True)
+    if not console.is_terminal and os.environ.get("RAP_PROGRESS") == "lines": print(f"{label} ...", file=sys.stderr, flush=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
         yield lambda n=1: bar.advance(task, n)

@@ -341,7 +341,8 @@ def player(
     "A player, the waveform, and the same in words."
     part = Clip(clip.samples[: SHOWN_S * clip.sr], clip.sr)
     cut = f", the first {SHOWN_S} s" if len(part.samples) < len(clip.samples) else ""
-    said = html.escape(f"{label}: {clip!r}{cut}" if label else f"{clip!r}{cut}")
+    what = f"{label} ({clip.seconds:.0f} s{cut})" if label else f"{clip!r}{cut}"
+    said = html.escape(what)
     data = base64.b64encode(mp3(part)).decode()
     return (f'<figure style="margin:.5em 0;max-width:600px"><audio controls preload="none" style="width:100%" aria-label="{said}" '
             f'src="data:audio/mpeg;base64,{data}"></audio><svg viewBox="0 0 600 60" width="100%" role="img" aria-label="waveform">'
