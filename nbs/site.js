@@ -88,9 +88,12 @@ lab.excerpt = (text, stems, most = 200) => {  // text around the first hit, as [
 
 // ---- guesses
 
-lab.verdict = (guess, said, truth, measured) => {  // numbers, and how the page writes them
+lab.verdict = (guess, said, truth, measured, share = false) => {  // numbers, how the page writes them, and whether of a whole
   const start = `You guessed ${said}, this machine measured ${measured || "what stands below"}`;
   if (!(truth > 0)) return `${start}.`;
+  if (share && guess === 1 && truth < 1) return `${start}: you guessed that nothing is missing, and something is.`;
+  if (share && Math.min(guess, truth) > 0.5 && Math.max(guess, truth) < 1)
+    return `${start}: what is missing is ${Number(((1 - truth) / (1 - guess)).toPrecision(2))} times what you guessed.`;
   const off = Math.max(guess / truth, truth / guess);
   if (off <= 1.1) return `${start}: right within a tenth.`;
   const factor = off >= 1000 ? String(Math.round(off)).replace(/\B(?=(\d{3})+$)/g, ",") : String(Number(off.toPrecision(3)));
@@ -144,7 +147,7 @@ if (typeof document !== "undefined") (() => {
     const show = (guess) => {
       const chosen = choices.find((c) => c.dataset.guess === guess);
       choices.forEach((c) => { c.setAttribute("aria-pressed", String(c === chosen)); c.disabled = Boolean(guess); });
-      out.textContent = chosen ? lab.verdict(Number(guess), chosen.textContent, truth, form.dataset.measured) : "";
+      out.textContent = chosen ? lab.verdict(Number(guess), chosen.textContent, truth, form.dataset.measured, "share" in form.dataset) : "";
       form.querySelectorAll(".axis").forEach((s) => s.remove());
       if (chosen && truth > 0) out.insertAdjacentHTML("afterend", drawn(Number(guess)));
       again.hidden = !guess;

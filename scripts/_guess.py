@@ -14,6 +14,7 @@ class Ask:
     key: str
     steps: tuple[float, ...]
     labels: tuple[str, ...]
+    share: bool  # of a whole: judged by what is missing
     cell: int  # where it is asked
     end: int  # where it is answered
 
@@ -43,15 +44,16 @@ def says(node: ast.AST, key: str) -> bool:
     return any(isinstance(n, ast.Constant) and n.value == key for n in ast.walk(node))
 
 
-def question(call: ast.Call) -> tuple[str, tuple[float, ...], tuple[str, ...]] | None:
-    "Key, steps and labels of a `predict` that asks; None for one that brings its guess along or cannot be read."
+def question(call: ast.Call) -> tuple[str, tuple[float, ...], tuple[str, ...], bool] | None:
+    "Key, steps, labels and whether a share is asked for; None for a `predict` that brings its guess along or cannot be read."
     from rap_analyzer.ledger import _step, _steps
     try: given = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("scale", "guess")}
     except ValueError: return None
     if len(call.args) != 1 or "guess" in given or not isinstance(getattr(call.args[0], "value", None), str): return None
-    try: steps = _steps(given.get("scale", "ratio"))
+    scale = given.get("scale", "ratio")
+    try: steps = _steps(scale)
     except (ValueError, TypeError): return None
-    return call.args[0].value, steps, tuple(_step(s, given.get("scale", "ratio")) for s in steps)
+    return call.args[0].value, steps, tuple(_step(s, scale) for s in steps), scale == "share"
 
 
 def answered(sources: list[str], start: int, key: str) -> int | None:
@@ -142,6 +144,7 @@ def unasked(output: dict) -> dict:
 def form(ask: Ask, legend: str, truth: tuple[float, str] | None) -> str:
     "The form, as HTML: hidden until the page's script shows it."
     shown = f' data-truth="{truth[0]:.12g}" data-measured="{html.escape(truth[1])}"' if truth else ""
+    if ask.share: shown += " data-share"
     steps = "".join(f'<button type="button" data-guess="{s:.12g}" aria-pressed="false">{html.escape(label)}</button>'
                     for s, label in zip(ask.steps, ask.labels, strict=True))
     return (f'<form class="guess" id="guess-{ask.key}" data-key="{ask.key}"{shown} hidden><fieldset>'

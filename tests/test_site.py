@@ -60,8 +60,10 @@ def test_the_form_has_the_steps_of_the_notebook():
         form = ledger.GuessForm("k", scale)
         assert [(label, step) for label, step in form.steps.options] == list(zip(ask(code).labels, ask(code).steps, strict=True))
     assert _guess.asks(["predict('k', scale=('a',))", "x.against_prediction()"]) == []
+    assert " data-share" in _guess.form(ask("predict('k', scale='share')"), "?", None)
     made = _guess.form(ask("predict('k', scale=(1, 1000))"), "How <many>?", (39.0, "39 queries"))
     assert 'data-guess="1000" aria-pressed="false">1,000</button>' in made and "How &lt;many&gt;?" in made
+    assert "data-share" not in made
     assert 'data-truth="39" data-measured="39 queries" hidden' in made
 
 
@@ -165,6 +167,9 @@ def test_the_verdict_on_a_guess(lab, guess, truth, said):
 def test_guess_and_truth_lie_on_one_axis(lab):
     low, high = lab("lab.axis(1, 100)")
     assert 0 < low < high < 100 and lab("lab.axis(100, 1)") == [high, low]
+    share = lambda guess, truth: lab("lab.verdict(guess, 'g', truth, 't', true)", guess=guess, truth=truth)
+    assert share(.9, .99).endswith("what is missing is 0.1 times what you guessed.")
+    assert share(1, .99).endswith("nothing is missing, and something is.") and share(.5, .2).endswith("off by a factor of 2.5.")
     assert lab("lab.verdict(3, '3x', NaN, '')") == "You guessed 3x, this machine measured what stands below."
 
 
