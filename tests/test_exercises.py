@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -106,6 +107,54 @@ def test_patches_stay_on_their_side(ex, attack):
     assert v.state in ("fail", "error"), v
     assert (exercises.differs, exercises.math.isclose, exercises.json.dumps, len) == before
     assert verdict(ex, RIGHT).state == "pass"
+
+
+# ---- the network: refused before anything is sent, so none has to be there (192.0.2.1 belongs to nobody, by RFC 5737)
+
+@pytest.mark.parametrize("code", [
+    "import urllib.request\ndef recall(f, t): return float(urllib.request.urlopen('http://192.0.2.1/recall', timeout=9).read())",
+    "import socket\nsocket.create_connection(('192.0.2.1', 80), 9)\n" + WRONG.format("0.5"),
+    "import asyncio\ndef recall(f, t): return asyncio.run(asyncio.open_connection('192.0.2.1', 80))",
+    "import socket\ns = socket.socket(type=socket.SOCK_DGRAM)\ndef recall(f, t): return s.sendto(b'x', ('192.0.2.1', 53))",
+    "import os, redis\ndef recall(f, t): return redis.Redis(host='192.0.2.1').get('recall')",
+    "import builtins, sys, _socket\nbuiltins.len = builtins.any = lambda *_: 0\nsys.addaudithook = None\n"
+    "_socket.socket().connect(('192.0.2.1', 80))",
+])
+def test_nothing_outside_is_reached(ex, code):
+    began = time.monotonic()
+    v = verdict(ex, code)
+    assert (v.state, v.evidence.get("error")) == ("error", "network"), v
+    assert "wanted to reach 192.0.2.1" in said(v) and "no network" in said(v)
+    assert time.monotonic() - began < 5
+
+
+def test_a_name_is_not_looked_up(ex):
+    v = verdict(ex, "import socket\nsocket.getaddrinfo('recall.example.org', 80)")
+    assert v.evidence["error"] == "network" and "recall.example.org" in said(v)
+
+
+def test_who_does_without_the_network_is_judged_by_the_answer(ex):
+    code = "import socket\ntry: socket.create_connection(('192.0.2.1', 80))\nexcept OSError: pass\n"
+    v = verdict(ex, code + RIGHT)
+    assert v.state == "pass" and v.evidence["outside"] == ["192.0.2.1"]
+    assert any("wants the network: 192.0.2.1" in p for p in verify(replace(ex, solution=code + RIGHT))["problems"])
+
+
+def test_this_machine_can_be_reached(ex, tmp_path, monkeypatch):
+    import socket
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "s"))
+        unix.listen()
+        port = tcp.getsockname()[1]
+        code = (f"import socket\nfor host in ('127.0.0.1', 'localhost'): socket.create_connection((host, {port}), 5).close()\n"
+                f"socket.socket(socket.AF_UNIX).connect({str(tmp_path / 's')!r})\n")
+        v = verdict(ex, code + RIGHT)
+        assert v.state == "pass" and "outside" not in v.evidence, v
+    monkeypatch.setenv("REDIS_URL", "redis://:secret@192.0.2.7:6379/0")
+    monkeypatch.setenv("DATABASE_URL", "host=192.0.2.8 dbname=rap")
+    assert exercises._servers() == ["192.0.2.8", "192.0.2.7"]
+    ours = "import sys\nfor h in ('192.0.2.7', '192.0.2.8', '192.0.2.1'): sys.audit('socket.connect', None, (h, 1))"
+    assert "wanted to reach 192.0.2.1" in said(verdict(ex, ours))
 
 
 # ---- programs that do not end, or end too soon
