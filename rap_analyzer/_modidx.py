@@ -99,6 +99,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'rap_analyzer.exercises._listen': ('exercises.html#_listen', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises._names': ('exercises.html#_names', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises._outcome': ('exercises.html#_outcome', 'rap_analyzer/exercises.py'),
+                                        'rap_analyzer.exercises._reached': ('exercises.html#_reached', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises._servers': ('exercises.html#_servers', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.about_belief': ('exercises.html#about_belief', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.answers_of': ('exercises.html#answers_of', 'rap_analyzer/exercises.py'),

@@ -46,6 +46,9 @@ MESSAGES = {
     "error.asked": "Your code stopped when it was asked {asked}, in cell {cell}, line {line} ({source}): {type}: {message}",
     "error.missing": "Your code runs, but afterwards there is no {name!r}: keep the name that the task gave it.",
     "error.time": "Your code had not finished after {seconds:g} s and was ended. Is there a loop that never meets its condition?",
+    "error.early": "Cell {cell} ({source}) comes before your answer. It had {had:.1f} s of the {seconds:g} s there are and was not "
+                   "done. Put `#| look` on top of it if your answer can do without it.",
+    "note.early": "Your answer was not reached: this does not count as an attempt.",
     "error.memory": "Your code wanted more than {memory_mb} MB of memory. What does it keep that it does not need?",
     "error.exit": "Your code ended the program (exit {code}) before it had answered. Take the call of exit away.",
     "error.died": "Your code's process ended ({code}) before it had answered. Does something in it call os._exit, or crash?",
@@ -234,8 +237,9 @@ def tell(x, left, dumps=None):
 
 # %% ../nbs/03_exercises.ipynb #10d88c84
 CHILD_RUN = '''
-import json, linecache, os, sys, traceback
-def main(fd, job, tell=tell, dumps=json.dumps, write=os.write, leave=os._exit, lines=linecache, trace=traceback, stay=stay):
+import json, linecache, os, sys, time, traceback
+def main(fd, job, tell=tell, dumps=json.dumps, write=os.write, leave=os._exit, now=time.monotonic, cache=linecache.cache,
+         trace=traceback, stay=stay):
     space, got, asked, outside = {"__name__": "__main__"}, [], "", stay(job["hosts"])
     def send(**said):
         if outside and said.get("error") == "raised": said |= {"error": "network", "address": outside[0]}
@@ -245,9 +249,10 @@ def main(fd, job, tell=tell, dumps=json.dumps, write=os.write, leave=os._exit, l
         finally: leave(0)
     try:
         for number, code in job["cells"]:
-            name = f"cell {number}"
-            lines.cache[name] = len(code), None, code.splitlines(True), name
+            name, _ = f"cell {number}", write(fd, f"{number} {now()}\\n".encode())
+            cache[name] = len(code), None, code.splitlines(True), name
             exec(compile(code, name, "exec"), space)
+        write(fd, f"0 {now()}\\n".encode())
         for asked, name, args in job["asks"]:
             if name not in space: send(error="missing", name=name)
             got.append(tell(space[name] if args is None else space[name](*args), [100_000]))
@@ -257,7 +262,7 @@ def main(fd, job, tell=tell, dumps=json.dumps, write=os.write, leave=os._exit, l
     send()
 '''
 
-# %% ../nbs/03_exercises.ipynb #d2663071
+# %% ../nbs/03_exercises.ipynb #13461c4d
 CHILD_STAY = '''
 def stay(hosts, known=("localhost", "::1", "::", "0.0.0.0", "::ffff:127.0.0.1", ""), kind=type, text=str, binary=bytes, most=len):
     import sys
@@ -337,7 +342,7 @@ def _listen(child: subprocess.Popen, answer: int, end: float) -> tuple[str, byte
         for fd in most: pipes.register(fd, selectors.EVENT_READ)
         while True:
             now, gone = time.monotonic(), child.poll() is not None
-            if now > end: return "time", b"", bytes(kept[child.stdout.fileno()])
+            if now > end: return "time", bytes(kept[answer]), bytes(kept[child.stdout.fileno()])
             if now > look:
                 look = now + 0.3
                 if _crowded(child.pid): return "crowd", b"", b""
@@ -404,13 +409,28 @@ def run_apart(
             try: wrong, said, printed = _listen(child, answer, began + seconds)
             finally: _end_all(child, mark), child.stdout.close()
         finally: os.close(answer)
-    return _outcome(wrong, said, printed.decode("utf-8", "replace"), child.returncode, time.monotonic() - began,
-                    {"seconds": seconds, "memory_mb": memory_mb, "most": MOST_PROCESSES})
+    about = {"seconds": seconds, "memory_mb": memory_mb, "most": MOST_PROCESSES} | _reached(said, cells, time.monotonic())
+    return _outcome(wrong, said, printed.decode("utf-8", "replace"), child.returncode, time.monotonic() - began, about)
+
+# %% ../nbs/03_exercises.ipynb #b01ecff5
+def _reached(said: bytes, cells: Sequence[tuple[int, str]], now: float) -> dict:
+    "Which cell a program had begun when it ended, and for how long; nothing, once all cells were done."
+    try: number, at = said.rpartition(b"\n")[0].splitlines()[-1].split()
+    except (IndexError, ValueError): return {}
+    texts = {str(n): text for n, text in cells}
+    text = texts.get(number := number.decode("ascii", "replace"))
+    if text is None: return {}
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    early = number != [*texts][-1]
+    with suppress(ValueError): return {"cell": number, "source": first[:80], "had": now - float(at), "early": early}
+    return {}
 
 # %% ../nbs/03_exercises.ipynb #82bf5f5f
 def _outcome(wrong: str, said: bytes, printed: str, code: int, took: float, about: dict) -> Outcome:
     "What a child sent, or did not send, as a value."
+    if wrong == "time" and about.get("early"): wrong = "early"
     if wrong: return Outcome(error=wrong, about=about, printed=printed, seconds=took)
+    said = said.rpartition(b"\n")[2]
     if not said:
         memory = "MemoryError" in printed
         return Outcome(error="memory" if memory else "died", about={**about, "code": code}, printed=printed, seconds=took)
@@ -681,7 +701,7 @@ def run_behind(
 
 def why(out: Outcome) -> str:
     "What stopped a program, in words."
-    about = dict.fromkeys(("code", "cell", "line", "source", "type", "message", "address"), "?") | out.about
+    about = dict.fromkeys(("code", "cell", "line", "source", "type", "message", "address"), "?") | {"had": 0} | out.about
     return words(f"error.{out.error}", **about)
 
 # %% ../nbs/03_exercises.ipynb #fae7db2b
@@ -703,8 +723,9 @@ def failed_to_run(ex: Exercise, out: Outcome, trace: bool) -> Verdict:
     said = why(out)
     if out.printed.strip() and out.error != "memory":
         said += "\n" + words("printed", printed=short(out.printed.strip()[:300], 300))
-    return Verdict(ex.id, "error", (Check(words("check.runs"), False, said),), {"error": out.error},
-                   trace=out.about.get("trace", "") if trace else "")
+    early = {"early": True} if out.about.get("early") else {}
+    return Verdict(ex.id, "error", (Check(words("check.runs"), False, said),), {"error": out.error} | early,
+                   note=words("note.early") if early else "", trace=out.about.get("trace", "") if trace else "")
 
 # %% ../nbs/03_exercises.ipynb #fcd52302
 def judged(ex: Exercise, checks: Iterator[Check]) -> Iterator[Check]:

@@ -280,7 +280,7 @@ def check(
         if seed is not None: raise LabError(words("drawn.seed", id=ex.id))
         seed, before = turn(ex.id, home)
     v = judge(ex, cells, seed, trace, again, before)
-    if v.state == "not_attempted": return v
+    if v.state == "not_attempted" or v.evidence.get("early"): return v
     sign = sorted({c.belief or c.name for c in v.checks if not c.ok}) + [v.evidence.get("error", "")]
     code = hashlib.sha256(_said(cells[-1][1])).hexdigest()[:16]
     note(ex.id, "attempt", home, state=v.state, code=code, sign=sign, evidence=v.evidence, again=again)

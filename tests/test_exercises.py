@@ -125,7 +125,7 @@ def test_nothing_outside_is_reached(ex, code):
     v = verdict(ex, code)
     assert (v.state, v.evidence.get("error")) == ("error", "network"), v
     assert "wanted to reach 192.0.2.1" in said(v) and "no network" in said(v)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 9
 
 
 def test_a_name_is_not_looked_up(ex):
@@ -187,6 +187,24 @@ def test_every_way_to_stop_is_told(ex, code, error, says, monkeypatch):
     assert (v.evidence.get("error", "").replace("asked", "raised"), v.state) == (error, "error" if error else "fail"), v
     assert says in said(v) and "Traceback" not in repr(v)
     assert time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize("before, error, says", [
+    ("# the log of a year\nimport time\ntime.sleep(60)", "early", "Cell 3 (# the log of a year) comes before your answer. It had "),
+    ("1 / 0", "raised", "cell 3, line 1 (1 / 0): ZeroDivisionError"), ("import sys; sys.exit(2)", "exit", "exit 2"),
+    ("import os; os._exit(3)", "died", "ended (3)"), ("input()", "stdin", "nobody is there"),
+])
+def test_what_stops_before_the_answer_is_told_apart(ex, before, error, says):
+    v = judge(replace(ex, budget_s=2), [(1, "x = 1"), (3, before), (4, RIGHT)])
+    assert (v.state, v.evidence["error"], v.evidence["early"]) == ("error", error, True), v
+    assert says in said(v) and "loop" not in said(v) and "does not count" in v.note
+    if error == "early": assert 1 < float(said(v).split("It had ")[1].split()[0]) < 2.1 and "of the 2 s" in said(v)
+
+
+@pytest.mark.parametrize("code", ["helper()", "while True: pass", "def recall(f, t):\n    while True: pass"])
+def test_what_stops_in_the_answer_counts(ex, code):
+    v = judge(replace(ex, budget_s=2), [(1, "def helper(): return 1 / 0"), (2, code)])
+    assert v.state == "error" and "early" not in v.evidence and v.note == ""
 
 
 def test_a_traceback_is_shown_when_asked_for(ex):

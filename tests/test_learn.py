@@ -81,6 +81,23 @@ def test_bad_words_get_one_sentence(home, words, says):
     assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_what_never_reached_the_answer_is_no_attempt(home):
+    learn.start(ID)
+    file = learn.copy_of(ID)
+    nb = json.loads(file.read_text(encoding="utf-8"))
+    nb["cells"].insert(0, {"cell_type": "code", "id": "own", "metadata": {}, "source": "rows = open('/nowhere/log.csv')"})
+    file.write_text(json.dumps(nb), encoding="utf-8")
+    edit(GOOD)
+    told = rap("check", ID)
+    assert told.returncode == 1 and "cell 1, line 1" in told.stdout and "does not count as an attempt" in told.stdout
+    assert [e.kind for e in learn.events()] == ["start"] and learn.standing(ID, learn.events()).attempts == 0
+    edit("1 / 0")
+    nb = json.loads(file.read_text(encoding="utf-8"))
+    nb["cells"][0]["source"] = "#| look\n" + nb["cells"][0]["source"]
+    file.write_text(json.dumps(nb), encoding="utf-8")
+    assert learn.check(ID).evidence["error"] == "asked" and learn.standing(ID, learn.events()).attempts == 1
+
+
 def test_the_traceback_comes_with_debug(home):
     learn.start(ID)
     edit("1 / 0")
