@@ -296,9 +296,8 @@ def learn_reset(id: Id) -> None:
 @learn_app.command("next")
 def learn_next(path: Annotated[str | None, typer.Option(help="A reading path of nbs/paths.toml.")] = None) -> None:
     "What to do next."
-    from rap_analyzer.learn import next_exercise, words
-    ex = next_exercise(path)
-    typer.echo(words("next.is", id=ex.id, title=ex.title, minutes=ex.minutes) if ex else words("next.none"))
+    from rap_analyzer.learn import next_text
+    typer.echo(next_text(path))
 
 
 @learn_app.command("progress")

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'LabError', 'Section', 'LabSection', 'CatalogSection', 'SearchSection', 'PostgresSection', 'ValkeySection',
-           'ApiSection', 'JupyterSection', 'Settings', 'allowed', 'load', 'find_settings', 'settings', 'progress']
+           'ApiSection', 'JupyterSection', 'Settings', 'allowed', 'load', 'find_settings', 'settings', 'rap',
+           'progress']
 
 # %% ../nbs/00_core.ipynb #716ede04
 import configparser
 import contextlib
 import difflib
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -184,6 +186,14 @@ def find_settings(start: str | Path | None = None) -> Path:  # the settings.ini 
 def settings() -> Settings:
     "The settings in force, read once per process; `settings.cache_clear()` reads them again."
     return load(find_settings())
+
+# %% ../nbs/00_core.ipynb #48900db8
+def rap(
+    words: str = "",  # what is typed behind it: lab up
+) -> str:  # to be pasted in the project's root
+    "Our command as it can be typed there, whether the environment is activated or not."
+    bare = shutil.which("rap-analyzer") or not (settings().root / ".venv" / "bin" / "rap-analyzer").exists()
+    return f"{'' if bare else '.venv/bin/'}rap-analyzer {words}".rstrip()
 
 # %% ../nbs/00_core.ipynb #4c41550e
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .core import LabError, settings
+from .core import LabError, rap, settings
 
 # %% ../nbs/03_exercises.ipynb #49e79d16
 MESSAGES = {
@@ -100,6 +100,7 @@ def words(
     "A message in the language of RAP_LANGUAGE, else in English."
     text = translated(os.environ.get("RAP_LANGUAGE", "en")).get(id) or MESSAGES.get(id, default)
     if text is None: raise LookupError(f"no message is called {id!r}")
+    if "{rap}" in text: fields["rap"] = rap()
     return text.format(**fields) if fields else text
 
 # %% ../nbs/03_exercises.ipynb #2035fa02

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MESSAGES', 'PAGE', 'Event', 'seal_of', 'parse_event', 'events', 'note', 'Standing', 'standing', 'offer',
-           'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'session', 'attempt_of', 'turn', 'case', 'check',
-           'give_hint', 'give_solution', 'put_on_again', 'order', 'next_exercise', 'overview', 'overview_text',
-           'guesses', 'guess_plot', 'progress_page', 'export_progress', 'import_progress', 'form', 'catalog',
-           'translations', 'verify_all']
+           'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'chapter_of', 'needed', 'session', 'attempt_of',
+           'turn', 'case', 'check', 'give_hint', 'give_solution', 'put_on_again', 'order', 'next_text', 'next_exercise',
+           'overview', 'overview_text', 'guesses', 'guess_plot', 'progress_page', 'export_progress', 'import_progress',
+           'form', 'catalog', 'translations', 'verify_all']
 
 # %% ../nbs/04_learn.ipynb #655d9805
 import fcntl
@@ -124,22 +124,20 @@ def standing(name: str, happened: Sequence[Event]) -> Standing:
 # %% ../nbs/04_learn.ipynb #93463134
 MESSAGES |= {
     "state.not_verified": "not verified",
-    "offer.hint": "Twice in the same way. A question that may help: rap-analyzer learn hint {id}",
-    "offer.solution": "After three different attempts the solution is open: rap-analyzer learn solution {id}",
-    "offer.next": "What comes next: rap-analyzer learn next",
-    "offer.again": "You have seen a solution. Once more in other clothes: rap-analyzer learn again {id}",
+    "offer.hint": "Twice in the same way. A question that may help: {rap} learn hint {id}",
+    "offer.solution": "After three different attempts the solution is open: {rap} learn solution {id}",
+    "offer.next": "What comes next: {rap} learn next",
+    "offer.again": "You have seen a solution. Once more in other clothes: {rap} learn again {id}",
     "again.none": "{id} has no other clothes; the idea comes back in later exercises.",
     "again.there": "It stands behind your answer, in {file}: the cell that begins with `#| again {id}`. Check as before.",
     "hint.step": "Hint {n} of 3. {text}",
     "solution.closed": "The solution of {id} opens after a pass or three different attempts; so far: {n}. "
-                       "A hint: rap-analyzer learn hint {id}",
+                       "A hint: {rap} learn hint {id}",
     "start.new": "Your copy: {file}. Open it in JupyterLab, or in any editor of notebooks.",
     "start.there": "Your copy is there: {file}.",
     "start.merged": "Your copy was brought up to date and your cells were kept: {file}.",
     "start.both": "Cell {cell} was changed by you and by the course; yours was kept.",
     "reset.done": "A fresh copy: {file}. Your old one: {old}.",
-    "next.none": "Every exercise of this course is passed.",
-    "next.is": "{id}  {title}  (about {minutes} minutes)\nrap-analyzer learn start {id}",
 }
 
 
@@ -220,6 +218,33 @@ def reset(name: str, home: Path | None = None) -> str:  # what happened, in word
     note(exercise(name).id, "reset", home)
     return words("reset.done", file=short_path(file), old=short_path(old))
 
+# %% ../nbs/04_learn.ipynb #101f6d46
+MESSAGES |= {
+    "copy.none": "You have no copy of {id} yet: {rap} learn start {id}",
+    "next.none": "Every exercise of this course is passed.",
+    "next.is": "{id}  {title}  (about {minutes} minutes)\n{rap} learn start {id}",
+    "next.chapter": "{id}  {heading}  (in {file}, about {minutes} minutes)\n"
+                    "Change the cell that begins with `#| task {id}`, run it, and run the one below it.\n"
+                    "The same with its own story, \"{title}\": {rap} learn start {id}",
+}
+
+
+def chapter_of(name: str) -> tuple[Path, str] | None:  # the notebook, and the heading
+    "The chapter in which a task stands as well, if there is one: 21.1 in START."
+    for file in sorted((settings().root / "nbs").glob("*.ipynb")):
+        if f"#| task {name}" not in file.read_text(encoding="utf-8"): continue
+        heading = file.stem
+        for c in read(file):
+            if c.directive == ("task", [name]): return file, heading
+            if c.kind == "markdown": heading = (re.findall(r"^##? (.+)$", c.text, re.M) or [heading])[-1]
+    return None
+
+
+def needed(cells: Sequence[engine.Cell], name: str) -> list[engine.Cell]:
+    "Of a chapter, what the task rests on: nobody waits for the measurements above it."
+    last = next((i for i, c in enumerate(cells) if c.directive == ("task", [name])), len(cells) - 1)
+    return engine.from_history([c.text for c in cells[:last + 1] if c.kind == "code"], name)
+
 # %% ../nbs/04_learn.ipynb #124c60b1
 def session() -> list[str]:
     "The cells that this kernel has executed, oldest first; none outside of a notebook."
@@ -236,8 +261,11 @@ def attempt_of(name: str, notebook: Path | None, home: Path | None) -> tuple[lis
         which = "again" if "again" in asked else "task"
         return engine.program(engine.from_history([c.text for c in cells], name, which), name, which), which == "again"
     file = Path(notebook) if notebook else copy_of(name, home)
-    if not notebook and not file.exists(): raise LabError(f"you have no copy of {name} yet: rap-analyzer learn start {name}")
+    if not notebook and not file.exists():
+        if not (held := chapter_of(name)): raise LabError(words("copy.none", id=name))
+        file = held[0]
     cells = read(file)
+    if file.resolve().parent == settings().root / "nbs": cells = needed(cells, name)
     which = "again" if any(c.directive == ("again", [name]) for c in cells) else "task"
     return engine.program(cells, name, which), which == "again"
 
@@ -340,6 +368,15 @@ def order(path: str | None = None) -> list[Exercise]:
     def fits(e: Exercise, stem: str) -> bool: return e.slug == stem or stem not in slugs and e.id.startswith(f"{stem[:2]}.")
     first = {e.id: e for stem in stems for e in every.values() if fits(e, stem)}
     return list((first if path else first | every).values())
+
+
+def next_text(path: str | None = None, home: Path | None = None) -> str:
+    "What to do next, and how: in a chapter where the task stands in one and no copy was made, else in a copy."
+    ex = next_exercise(path, home)
+    if not ex: return words("next.none")
+    if copy_of(ex.id, home).exists() or not (held := chapter_of(ex.id)):
+        return words("next.is", id=ex.id, title=ex.title, minutes=ex.minutes)
+    return words("next.chapter", id=ex.id, title=ex.title, minutes=ex.minutes, heading=held[1], file=short_path(held[0]))
 
 
 def next_exercise(path: str | None = None, home: Path | None = None) -> Exercise | None:  # None: all passed

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rap_analyzer import learn
+from rap_analyzer import core, learn
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.exercises import exercise, ids
 
@@ -45,7 +46,7 @@ def edit(line, name=ID):
 
 def test_from_start_to_pass_on_the_command_line(home):
     assert rap("next").stdout.startswith(f"{learn.next_exercise().id} ")
-    assert "no copy of 21.1 yet" in rap("check", ID).stderr
+    assert "no copy of 28.1 yet" in rap("check", "28.1").stderr
     assert "Your copy:" in rap("start", ID).stdout and "is there" in rap("start", ID).stdout
     first = rap("check", ID, "--json")
     assert (first.returncode, json.loads(first.stdout)["state"]) == (1, "not attempted")
@@ -325,6 +326,61 @@ def test_next_follows_the_reading_path(home, tmp_path, monkeypatch):
     notebooks = '["START.ipynb", "21_search_index", "28_which_p95"]'
     (repo / "nbs" / "paths.toml").write_text(f'[[path]]\nname = "weekend"\nnotebooks = {notebooks}')
     assert [e.id for e in learn.order("weekend")] == [*(i for i in ids() if i.startswith("21.")), "28.1"]
+
+
+def test_next_and_check_know_that_start_holds_the_first_exercise(home):
+    told = learn.next_text()
+    assert told.startswith("21.1  Mend one line  (in ") and "START.ipynb" in told and "learn start 21.1" in told
+    from_start = rap("check", ID)
+    assert from_start.returncode == 1 and from_start.stdout.startswith("21.1  not attempted")
+    learn.start(ID)
+    assert learn.next_text().startswith(f"21.1  {exercise(ID).title}")
+
+
+def test_of_start_only_what_the_answer_rests_on_is_run(home, tmp_path, monkeypatch):
+    repo = tmp_path / "repo"
+    (repo / "nbs").mkdir(parents=True)
+    (repo / "exercises").symlink_to(settings().root / "exercises")
+    (repo / "settings.ini").write_text("")
+    nb = json.loads((settings().root / "nbs" / "START.ipynb").read_text(encoding="utf-8"))
+    task = next(c for c in nb["cells"] if "".join(c["source"]).startswith("#| task"))
+    task["source"] = "".join(task["source"]).replace(BUGGY, GOOD)
+    (repo / "nbs" / "START.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+    monkeypatch.setenv("RAP_SETTINGS", str(repo / "settings.ini"))
+    settings.cache_clear()
+    for given in (None, repo / "nbs" / "START.ipynb"):
+        v = learn.check(ID, given)
+        assert v.state == "pass" and v.evidence["seconds"] < 2, v
+    assert learn.next_exercise().id != ID
+
+
+@pytest.mark.parametrize("path, spelt", [("", ".venv/bin/rap-analyzer"), ("bin", "rap-analyzer")])
+def test_commands_in_messages_can_be_pasted(home, tmp_path, monkeypatch, path, spelt):
+    for folder in (tmp_path / "repo" / ".venv" / "bin", tmp_path / "bin"):
+        folder.mkdir(parents=True)
+        (folder / "rap-analyzer").write_text("#!/bin/sh\n")
+        (folder / "rap-analyzer").chmod(0o755)
+    (tmp_path / "repo" / "settings.ini").write_text("")
+    (tmp_path / "repo" / "exercises").symlink_to(settings().root / "exercises")
+    monkeypatch.setenv("RAP_SETTINGS", str(tmp_path / "repo" / "settings.ini"))
+    monkeypatch.setenv("PATH", str(tmp_path / path) if path else "/nowhere")
+    settings.cache_clear()
+    assert core.rap("lab up") == f"{spelt} lab up" and learn.words("offer.next").endswith(f": {spelt} learn next")
+    assert learn.next_text().splitlines()[-1] == f"{spelt} learn start {learn.next_exercise().id}"
+    (tmp_path / "repo" / ".venv" / "bin" / "rap-analyzer").unlink()
+    assert core.rap() == "rap-analyzer"
+
+
+def test_no_message_spells_the_command_by_itself():
+    "Whatever is said to a reader asks `core.rap` (or says {rap}); documents may name it bare."
+    import ast
+    bad = []
+    for file in (settings().root / "rap_analyzer").rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        said = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        bad += [f"{file.name}:{n.lineno}: {n.value[:60]}" for n in said if re.search(r"(?<!`)rap-analyzer [a-z]+", n.value)]
+    allowed = {"drill.py"}
+    assert [b for b in bad if b.partition(":")[0] not in allowed] == []
 
 
 # ---- the form of the exercises in a repository

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import LabError, settings
+from ..core import LabError, rap, settings
 from ..lab import Lab
 from ..ledger import summary
 
@@ -661,7 +661,7 @@ def search_width(p: Profile) -> Iterator[Advice]:
     w = p.width
     if "enough" not in w: return
     known = f"recall {w['recall']:.3f} at ef={w['ef']}, {w['enough_recall']:.3f} at ef={w['enough']} (target {w['target']:g})"
-    check = f"on {w['questions']} questions; confirm on more before you keep it: rap-analyzer bench search"
+    check = f"on {w['questions']} questions; confirm on more before you keep it: {rap('bench search')}"
     change = (("[search] ef", str(w["enough"])),)
     if w["recall"] < w["target"] - 0.02:
         yield Advice("algorithm", "search wider: answers are missing", known, p.share("server"),
@@ -731,7 +731,7 @@ def cache_worth(p: Profile) -> Iterator[Advice]:
     hits, known = c["hits"] / n, f"{c['hits']} hits in {n}; {p.repeats:.0%} of the questions had been asked before"
     if c["errors"] + c["skipped"]:
         yield Advice("cache", "Valkey does not answer", f"{c['errors']} requests waited in vain, {c['skipped']} went past it",
-                     p.share("cache"), "hits again", settings=(("Valkey", "start it: rap-analyzer lab up"),))
+                     p.share("cache"), "hits again", settings=(("Valkey", f"start it: {rap('lab up')}"),))
     elif c["misses"] and p.parts["cache"] > (saved := hits * (p.parts["driver"] + p.parts["server"]) * n / c["misses"]):
         yield Advice("cache", "take the cache away: it takes more time than it saves", f"{known}; looking and keeping takes "
                      f"{p.parts['cache']:.3g} ms a question, and the hits save {saved:.3g}", p.share("cache"),

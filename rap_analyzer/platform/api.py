@@ -42,7 +42,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as RoutingError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..core import LabError, allowed, settings
+from ..core import LabError, allowed, rap, settings
 from ..frameworks.performance import COMPONENTS, optimize, profile
 from ..ledger import last
 from ..music.catalog import Track
@@ -457,7 +457,7 @@ async def verdict(question: Awaitable, patience_s: float = 1) -> str:  # "ok", o
 async def ping(store: Store) -> None:
     "Ask Valkey for a PONG."
     try: address = store.lab.redis_url
-    except KeyError: raise LabError("was never started: run rap-analyzer lab up.") from None
+    except KeyError: raise LabError(f"was never started: run {rap('lab up')}.") from None
     async with redis.asyncio.from_url(address, socket_timeout=1, socket_connect_timeout=1) as r: await r.ping()
 
 # %% ../../nbs/60_platform_api.ipynb #fffeecab
@@ -560,7 +560,7 @@ HOME = """<main><h1>Which tracks are like this one?</h1>
 def proof(store: Store) -> str:
     "What this machine's ledger says about the search, in one sentence."
     try: run = last("search.speedup", store.lab.home)
-    except LabError: return "Nothing is measured on this machine yet: run rap-analyzer bench search."
+    except LabError: return f"Nothing is measured on this machine yet: run {rap('bench search')}."
     recall = f", at recall {run.recall:.3f}" if "recall" in run.values else ""
     return (f"Measured on this machine: the obvious query takes {run.p50:,.0f} times as long as this search{recall} "
             f"({run.measured_at[:10]}, synthetic catalog).")

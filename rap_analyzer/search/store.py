@@ -29,7 +29,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ..core import LabError, progress, settings
+from ..core import LabError, progress, rap, settings
 from ..lab import Lab, locked
 from ..music.catalog import DIM, MODEL_ID, Track
 
@@ -217,10 +217,10 @@ def plain(error: psycopg.Error) -> LabError | None:  # None: not the reader's to
         limit = settings().postgres.statement_timeout_s
         return LabError(f"the query took longer than {limit:.0f} s and was cancelled ([postgres] statement_timeout_s).")
     if isinstance(error, errors.UndefinedTable):
-        return LabError("the database has no tables yet: run ./scripts/lab, or rap-analyzer lab up.")
+        return LabError(f"the database has no tables yet: run ./scripts/lab, or {rap('lab up')}.")
     if isinstance(error, errors.DiskFull): return LabError("the disk is full: nothing was written.")
     if isinstance(error, psycopg.OperationalError):
-        return LabError(f"PostgreSQL does not answer ({str(error).splitlines()[0][:120]}): run rap-analyzer lab up.")
+        return LabError(f"PostgreSQL does not answer ({str(error).splitlines()[0][:120]}): run {rap('lab up')}.")
     return None
 
 
