@@ -306,10 +306,10 @@ def learn_progress(
     json_: AsJson = False,
 ) -> None:
     "How far you are."
-    from rap_analyzer.learn import overview, overview_text, progress_page
+    from rap_analyzer.learn import guess_line, guesses, overview, overview_text, progress_page
     from rap_analyzer.search.drill import history
     if html: html.write_text(progress_page(), encoding="utf-8")
-    show(rows := overview(), json_, "\n".join([overview_text(rows), *history()]) if not html else str(html))
+    show(rows := overview(), json_, "\n".join([overview_text(rows), guess_line(guesses()), *history()]) if not html else str(html))
 
 # %% ../nbs/99_cli.ipynb #abb07c20
 @learn_app.command("export")

@@ -725,7 +725,8 @@ def failed_to_run(ex: Exercise, out: Outcome, trace: bool) -> Verdict:
     if out.printed.strip() and out.error != "memory":
         said += "\n" + words("printed", printed=short(out.printed.strip()[:300], 300))
     early = {"early": True} if out.about.get("early") else {}
-    return Verdict(ex.id, "error", (Check(words("check.runs"), False, said),), {"error": out.error} | early,
+    kind = {"type": out.about["type"]} if "type" in out.about else {}
+    return Verdict(ex.id, "error", (Check(words("check.runs"), False, said),), {"error": out.error} | kind | early,
                    note=words("note.early") if early else "", trace=out.about.get("trace", "") if trace else "")
 
 # %% ../nbs/03_exercises.ipynb #fcd52302

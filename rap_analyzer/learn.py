@@ -6,14 +6,15 @@
 __all__ = ['MESSAGES', 'PAGE', 'Event', 'seal_of', 'parse_event', 'events', 'note', 'Standing', 'standing', 'offer',
            'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'chapter_of', 'needed', 'session', 'attempt_of',
            'turn', 'case', 'check', 'give_hint', 'give_solution', 'put_on_again', 'order', 'next_text', 'next_exercise',
-           'overview', 'overview_text', 'guesses', 'guess_plot', 'progress_page', 'export_progress', 'import_progress',
-           'form', 'catalog', 'translations', 'verify_all']
+           'overview', 'overview_text', 'Guessed', 'guesses', 'guess_line', 'guess_plot', 'progress_page',
+           'export_progress', 'import_progress', 'form', 'catalog', 'translations', 'verify_all']
 
 # %% ../nbs/04_learn.ipynb #655d9805
 import fcntl
 import hashlib
 import html
 import json
+import math
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from . import exercises as engine
 from .core import LabError, progress, settings
@@ -103,7 +105,7 @@ class Standing:
     hints: int = 0
     revealed: bool = False  # the solution was shown before it was passed
     again: bool = False  # passed once more, in other clothes, after that
-    signs: tuple = ()  # how each attempt failed, oldest first
+    signs: tuple = ()  # how each attempt ended, oldest first: its state, the kind of error, the beliefs
     at: str = ""
 
 
@@ -119,12 +121,13 @@ def standing(name: str, happened: Sequence[Event]) -> Standing:
         name, state, attempts=len(tries), different=len({e.facts["code"] for e in tries}),
         hints=sum(e.kind == "hint" for e in mine), revealed=bool(shown and not (passed and passed < shown)),
         again=any(e.facts.get("again") and e.facts["state"] == "pass" for e in tries),
-        signs=tuple(tuple(e.facts["sign"]) for e in tries), at=mine[-1].at if mine else "")
+        signs=tuple((e.facts["state"], e.facts.get("error", ""), *e.facts["sign"]) for e in tries), at=mine[-1].at if mine else "")
 
 # %% ../nbs/04_learn.ipynb #93463134
 MESSAGES |= {
     "state.not_verified": "not verified",
     "offer.hint": "Twice in the same way. A question that may help: {rap} learn hint {id}",
+    "offer.stuck": "Twice in a way that we do not know. A question that may help: {rap} learn hint {id}",
     "offer.solution": "After three different attempts the solution is open: {rap} learn solution {id}",
     "offer.next": "What comes next: {rap} learn next",
     "offer.again": "You have seen a solution. Once more in other clothes: {rap} learn again {id}",
@@ -142,10 +145,11 @@ MESSAGES |= {
 
 
 def offer(s: Standing, again: bool = False) -> str:
-    "What to offer somebody who stands there; often nothing. `again`: the exercise can be had in other clothes."
-    if s.state == "pass": return words("offer.again", id=s.id) if again and s.revealed and not s.again else words("offer.next")
-    if len(s.signs) > 1 and s.signs[-1] == s.signs[-2] and s.hints < 3: return words("offer.hint", id=s.id)
-    return words("offer.solution", id=s.id) if s.different >= 3 else ""
+    "What to offer after the last attempt; often nothing. `again`: the exercise can be had in other clothes."
+    state, *how = s.signs[-1] if s.signs else ("",)
+    if state == "pass": return words("offer.again", id=s.id) if again and s.revealed and not s.again else words("offer.next")
+    if s.signs[-2:-1] == s.signs[-1:] and s.hints < 3: return words("offer.hint" if any(how) else "offer.stuck", id=s.id)
+    return words("offer.solution", id=s.id) if s.different >= 3 and s.state != "pass" else ""
 
 # %% ../nbs/04_learn.ipynb #162244e5
 def _text(cell: dict) -> str: return "".join(cell["source"])
@@ -218,7 +222,7 @@ def reset(name: str, home: Path | None = None) -> str:  # what happened, in word
     note(exercise(name).id, "reset", home)
     return words("reset.done", file=short_path(file), old=short_path(old))
 
-# %% ../nbs/04_learn.ipynb #101f6d46
+# %% ../nbs/04_learn.ipynb #315b3499
 MESSAGES |= {
     "copy.none": "You have no copy of {id} yet: {rap} learn start {id}",
     "next.none": "Every exercise of this course is passed.",
@@ -309,10 +313,15 @@ def check(
         seed, before = turn(ex.id, home)
     v = judge(ex, cells, seed, trace, again, before)
     if v.state == "not_attempted" or v.evidence.get("early"): return v
-    sign = sorted({c.belief or c.name for c in v.checks if not c.ok}) + [v.evidence.get("error", "")]
-    code = hashlib.sha256(_said(cells[-1][1])).hexdigest()[:16]
-    note(ex.id, "attempt", home, state=v.state, code=code, sign=sign, evidence=v.evidence, again=again)
+    note(ex.id, "attempt", home, **_facts(v, cells[-1][1]), evidence=v.evidence, again=again)
     return replace(v, note=offer(standing(ex.id, events(home)), bool(ex.again[0])))
+
+# %% ../nbs/04_learn.ipynb #e05bc50d
+def _facts(v: Verdict, answer: str) -> dict:
+    "What a journal keeps of an attempt: how it ended, which beliefs and what error, and which answer it was."
+    sign = sorted({c.belief for c in v.checks if not c.ok and c.belief})
+    error = " ".join(v.evidence[k] for k in ("error", "type") if k in v.evidence)
+    return {"state": v.state, "sign": sign, "error": error, "code": hashlib.sha256(_said(answer)).hexdigest()[:16]}
 
 
 def _said(code: str) -> bytes:
@@ -400,26 +409,53 @@ def overview_text(rows: Sequence[dict]) -> str:
     return "\n".join(f"{r['id']:>5}  {r['title']:<62.62}  {said(r)}" for r in rows)
 
 # %% ../nbs/04_learn.ipynb #893af45b
-def guesses(home: Path | None = None) -> list[tuple[str, float, float]]:  # key, guess, truth
+class Guessed(NamedTuple):
+    "A guess that was made in time, and the truth."
+    key: str
+    guess: float
+    truth: float
+    off: float  # how many times too high or too low; of a large share, by what is missing
+
+
+def guesses(home: Path | None = None) -> list[Guessed]:
     "Every guess that was made in time, beside what was measured first after it."
     from rap_analyzer.ledger import predictions, runs
     root, found = Path(home or settings().home) / "predictions", []
     for key in sorted(p.name for p in root.glob("*") if p.is_dir()):
         made = next((p for p in predictions(key, home) if not p.late), None)
         run = made and next((r for r in runs(key, home) if r.measured_at > made.made_at), None)
-        if run and run.p50 > 0: found.append((key, made.guess, run.p50))
+        if not run or run.p50 <= 0: continue
+        a, b = sorted((made.guess, run.p50))
+        near_all = made.scale == "share" and a > 0.5 and b <= 1
+        off = (1 - a) / (1 - b) if near_all and b < 1 else math.inf if near_all and a < 1 else b / a
+        found.append(Guessed(key, made.guess, run.p50, off))
     return found
 
+# %% ../nbs/04_learn.ipynb #93ce6f7b
+MESSAGES |= {
+    "progress.guesses": "{n} guesses, {near} of them within a factor of two. The worst surprise: {key}, guessed {guess:.4g}, "
+                        "measured {truth:.4g}.",
+    "progress.no_guess": "No guess yet: the chapters ask for them.",
+}
 
-def guess_plot(points: Sequence[tuple[str, float, float]]) -> str:  # SVG
+
+def guess_line(points: Sequence[Guessed]) -> str:
+    "How well somebody guesses, in one line."
+    if not points: return words("progress.no_guess")
+    worst = max(points, key=lambda p: p.off)
+    said = {"key": worst.key, "guess": worst.guess, "truth": worst.truth}
+    return words("progress.guesses", n=len(points), near=sum(p.off <= 2 for p in points), **said)
+
+# %% ../nbs/04_learn.ipynb #f4ea74ed
+def guess_plot(points: Sequence[Guessed]) -> str:  # SVG
     "Guess against truth on logarithmic axes."
     import io
 
     from matplotlib.figure import Figure
     fig = Figure(figsize=(5.5, 4.5), layout="constrained")
-    ax, ends = fig.subplots(), [f(x for _, *pair in points for x in pair) for f in (min, max)]
+    ax, ends = fig.subplots(), [f(x for p in points for x in (p.guess, p.truth)) for f in (min, max)]
     ax.plot(ends, ends, color="0.7", label="right")
-    ax.scatter([t for _, _, t in points], [g for _, g, _ in points], color="#b2451f", label="your guesses")
+    ax.scatter([p.truth for p in points], [p.guess for p in points], color="#b2451f", label="your guesses")
     ax.set(xscale="log", yscale="log", xlabel="measured", ylabel="guessed")
     ax.legend()
     fig.savefig(out := io.StringIO(), format="svg", metadata={"Date": None})
@@ -441,7 +477,7 @@ def progress_page(home: Path | None = None) -> str:  # HTML
         return ", ".join(f"{k} {v}" for k, v in (last[0] if last else {}).items() if not isinstance(v, list | dict))
     lines = [f"<tr><td>{e(r['id'])}<td>{e(r['title'])}<td>{e(words('state.' + r['state']))}{', solution seen' * r['revealed']}"
              f"<td>{r['attempts']}<td>{r['hints']}<td>{e(evidence(r))}</tr>" for r in rows]
-    plot = guess_plot(points) if points else "<p>No guess yet: the chapters ask for them.</p>"
+    plot = f"<p>{e(guess_line(points))}</p>" + (guess_plot(points) if points else "")
     return PAGE.format(count=sum(r["state"] == "pass" for r in rows), n=len(rows), rows="\n".join(lines), plot=plot)
 
 # %% ../nbs/04_learn.ipynb #08f184f8

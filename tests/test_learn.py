@@ -162,6 +162,47 @@ def test_hints_are_offered_after_two_similar_failures(home):
     assert "learn solution 21.1" in learn.check(ID).note                   # three different ones, and no hint is left
 
 
+def test_the_same_way_is_the_same_error_and_the_same_belief(home):
+    learn.start(ID)
+    def note_after(*lines):
+        for line in lines: edit(line); v = learn.check(ID)
+        return v.note
+    assert note_after("1 / 0", "nowhere") == ""                            # two errors, but not of one kind
+    assert note_after("len(f) + 10", "[][1]", "here") == learn.words("offer.solution", id=ID)
+    assert "Twice in the same way" in note_after("somewhere")
+    assert note_after("sum(i in t for i in f)").startswith("After three")
+    assert "Twice in the same way" in note_after("sum(x in t for x in f)")
+    assert note_after(BUGGY.replace("a ==", "b ==")).startswith("After three")
+    assert "Twice in a way that we do not know" in note_after("0.123", "0.124")
+
+
+def test_a_wrong_answer_after_a_pass_is_not_sent_on(home):
+    learn.start(ID)
+    edit(GOOD)
+    assert "learn next" in learn.check(ID).note
+    edit("2")
+    v = learn.check(ID)
+    assert v.state == "fail" and v.note == "" and learn.standing(ID, learn.events()).state == "pass"
+    edit("3"), learn.check(ID)
+    edit(GOOD)
+    assert "learn next" in learn.check(ID).note
+
+
+def test_progress_says_how_well_one_guesses(home):
+    from rap_analyzer.ledger import predict, record
+    assert "No guess yet" in rap("progress").stdout
+    for key, guess, truth, scale in [("a.near", 10, 19.0, "ratio"), ("b.far", 3, 60.0, "ratio"), ("c.share", 0.99, 0.9, "share"),
+                                     ("d.share", 0.2, 0.3, "share"), ("e.whole", 1, 1.0, "share")]:
+        predict(key, guess, scale=scale)
+        record(key, truth)
+    assert [round(g.off, 2) for g in learn.guesses()] == [1.9, 20, 10, 1.5, 1]
+    line = "5 guesses, 3 of them within a factor of two. The worst surprise: b.far, guessed 3, measured 60."
+    assert line in rap("progress").stdout.splitlines() and line in learn.progress_page()
+    predict("f.all", 1, scale="share")
+    record("f.all", 0.98)
+    assert learn.guesses()[-1].off == float("inf") and "f.all, guessed 1, measured 0.98" in rap("progress").stdout
+
+
 def test_the_solution_opens_after_three_different_attempts(home):
     learn.start(ID)
     for line in ("1", "1  # again", "1 + 0", "1"):
@@ -249,7 +290,7 @@ def test_a_page_with_guesses(home):
     predict("a.b", 30)
     record("a.b", 10.0)
     predict("a.b", 10)                                                    # too late to count
-    assert learn.guesses() == [("a.b", 30.0, 10.0)]
+    assert learn.guesses() == [("a.b", 30.0, 10.0, 3.0)]
     assert "page.html" in rap("progress", "--html", str(home / "page.html")).stdout
     page = (home / "page.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 1 and "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
