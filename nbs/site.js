@@ -88,12 +88,14 @@ lab.excerpt = (text, stems, most = 200) => {  // text around the first hit, as [
 
 // ---- guesses
 
+const percent = (x) => `${Number((100 * x).toPrecision(2))} %`;
+
 lab.verdict = (guess, said, truth, measured, share = false) => {  // numbers, how the page writes them, and whether of a whole
   const start = `You guessed ${said}, this machine measured ${measured || "what stands below"}`;
   if (!(truth > 0)) return `${start}.`;
   if (share && guess === 1 && truth < 1) return `${start}: you guessed that nothing is missing, and something is.`;
   if (share && Math.min(guess, truth) > 0.5 && Math.max(guess, truth) < 1)
-    return `${start}: what is missing is ${Number(((1 - truth) / (1 - guess)).toPrecision(2))} times what you guessed.`;
+    return `${start}: you expected ${percent(1 - guess)} to be missing, and ${percent(1 - truth)} is.`;
   const off = Math.max(guess / truth, truth / guess);
   if (off <= 1.1) return `${start}: right within a tenth.`;
   const factor = off >= 1000 ? String(Math.round(off)).replace(/\B(?=(\d{3})+$)/g, ",") : String(Number(off.toPrecision(3)));

@@ -668,8 +668,7 @@ def _plain_way(key: str, scale: str | Sequence[float]) -> Prose:
     steps = ", ".join(_step(s, scale) for s in _steps(scale))
     own = "(" + ", ".join(f"{s:g}" for s in _steps(scale)) + ")"
     named = "" if scale == "ratio" else f", scale={repr(scale) if isinstance(scale, str) else own}"
-    cell = f'predict("{key}", {_steps(scale)[1]:g}{named})'  # the second step, as an example of the form
-    return Prose(f"Your guess: run `{cell}` in a cell, with your own figure in it (think in steps of {steps}).")
+    return Prose(f'Your guess: run `predict("{key}", GUESS{named})` with a figure for GUESS (think in steps of {steps}).')
 
 # %% ../nbs/02_ledger.ipynb #88de5439
 def _shell() -> Any:
@@ -732,7 +731,7 @@ def _verdict(run: Run, guess: Prediction | None) -> str:
     if guess.scale == "share" and guess.guess == 1 > run.p50:
         return f"{said}: you guessed that nothing is missing, and {1 - run.p50:.2g} of the whole is."
     if guess.scale == "share" and min(guess.guess, run.p50) > 0.5 and max(guess.guess, run.p50) < 1:
-        return f"{said}: what is missing is {(1 - run.p50) / (1 - guess.guess):.2g} times what you guessed."
+        return f"{said}: you expected {100 * (1 - guess.guess):.2g} % to be missing, and {100 * (1 - run.p50):.2g} % is."
     if 1 / 1.1 <= off <= 1.1: return f"{said}: right within a tenth."
     return f"{said}: {max(off, 1 / off):.3g} times too {'high' if off > 1 else 'low'}."
 

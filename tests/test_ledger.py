@@ -358,7 +358,7 @@ def test_against_prediction_says_what_is_missing(tmp_path):
     assert "within a tenth" in repr(ledger.record("t.hit", 10.5, home=tmp_path).against_prediction(tmp_path))
     ledger.predict("t.share", 0.97, scale="share", home=tmp_path)
     share = ledger.record("t.share", 0.955, home=tmp_path).against_prediction(tmp_path)
-    assert "what is missing is 1.5 times what you guessed" in repr(share)
+    assert "you expected 3 % to be missing, and 4.5 % is" in repr(share)
     ledger.predict("t.all", 1, scale="share", home=tmp_path)
     assert "nothing is missing, and 0.04 of" in repr(ledger.record("t.all", 0.96, home=tmp_path).against_prediction(tmp_path))
     with pytest.raises(ValueError, match="from 0 to 1"): ledger.predict("t.all", 97, scale="share", home=tmp_path)

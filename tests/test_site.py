@@ -168,7 +168,7 @@ def test_guess_and_truth_lie_on_one_axis(lab):
     low, high = lab("lab.axis(1, 100)")
     assert 0 < low < high < 100 and lab("lab.axis(100, 1)") == [high, low]
     share = lambda guess, truth: lab("lab.verdict(guess, 'g', truth, 't', true)", guess=guess, truth=truth)
-    assert share(.9, .99).endswith("what is missing is 0.1 times what you guessed.")
+    assert share(.9, .99).endswith("you expected 10 % to be missing, and 1 % is.")
     assert share(1, .99).endswith("nothing is missing, and something is.") and share(.5, .2).endswith("off by a factor of 2.5.")
     assert lab("lab.verdict(3, '3x', NaN, '')") == "You guessed 3x, this machine measured what stands below."
 
