@@ -8,6 +8,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'rap_analyzer.cli.bench_build_': ('cli.html#bench_build_', 'rap_analyzer/cli.py'),
                                   'rap_analyzer.cli.bench_load_': ('cli.html#bench_load_', 'rap_analyzer/cli.py'),
                                   'rap_analyzer.cli.bench_search': ('cli.html#bench_search', 'rap_analyzer/cli.py'),
+                                  'rap_analyzer.cli.claim_both': ('cli.html#claim_both', 'rap_analyzer/cli.py'),
                                   'rap_analyzer.cli.claim_port': ('cli.html#claim_port', 'rap_analyzer/cli.py'),
                                   'rap_analyzer.cli.describe': ('cli.html#describe', 'rap_analyzer/cli.py'),
                                   'rap_analyzer.cli.drill_check': ('cli.html#drill_check', 'rap_analyzer/cli.py'),

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.decide.adr import decisions, export
+
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
@@ -60,3 +62,14 @@ def test_export_leaves_pages_written_by_hand_alone(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(LabError, match="no decision found"): export(nbs=tmp_path / "empty", to=tmp_path / "adr")
     assert mine.exists()
+
+
+def test_both_busy_ports_are_named_before_anything_is_measured(tmp_path):
+    with socket.socket() as a, socket.socket() as b:
+        for s in (a, b): s.bind(("127.0.0.1", 0)), s.listen()
+        ports = {"RAP_API_PORT": str(a.getsockname()[1]), "RAP_JUPYTER_PORT": str(b.getsockname()[1])}
+        env = {**os.environ, **ports, "RAP_LAB_HOME": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-m", "rap_analyzer.cli", "first"], env=env,
+                              capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode and all(f"set {name}" in done.stderr for name in ports), done.stderr
+    assert not (tmp_path / "first").exists()
