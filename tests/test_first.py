@@ -13,7 +13,6 @@ import pytest
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.decide.adr import decisions, export
 
-
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     "`rap-analyzer first --check` in a home of its own, with nobody at a terminal."
