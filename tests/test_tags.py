@@ -14,9 +14,32 @@ import pytest
 from rap_analyzer.core import LabError
 from rap_analyzer.music import tags as module
 from rap_analyzer.music.audio import BadAudio, Clip
-from rap_analyzer.music.catalog import GENRES, tracks
+from rap_analyzer.music.catalog import GENRES, MOODS, SIZE, tracks
 from rap_analyzer.music.render import render
-from rap_analyzer.music.tags import MOST, SR, TAGS, chosen, cut, fetch, hear, kept, package, picture, session, shelf
+from rap_analyzer.music.tags import (
+    FAMILIES,
+    FEELINGS,
+    MOST,
+    SR,
+    TAGS,
+    chosen,
+    cut,
+    distance,
+    family,
+    fetch,
+    heads,
+    hear,
+    kept,
+    look,
+    package,
+    picture,
+    pictures,
+    session,
+    shelf,
+    spoken,
+    strangeness,
+    tags,
+)
 
 FETCH = "import sys; from pathlib import Path; from rap_analyzer.music.tags import fetch; print(fetch('msd', Path(sys.argv[1])))"
 
@@ -130,3 +153,99 @@ def test_an_hour_is_looked_at_in_places_and_in_bounded_memory():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100e6, f"{peak / 1e6:.0f} MB beside an hour of sound"
+
+
+def whole(guess, labels):
+    "Is it a guess over all of these labels?"
+    return set(guess.scores) == set(labels) and abs(sum(guess.scores.values()) - 1) < 1e-9 and (
+        guess.confidence == max(guess.scores.values()) == guess.scores[guess.label])
+
+
+def test_rendered_tracks_get_their_style_and_no_warning():
+    "Songs beyond the catalog, which nobody trained on. Synthetic: it shows that the parts fit together, not that styles are heard."
+    songs = [next(t for t in tracks(SIZE, SIZE + 200) if t.genres[0] == g) for g in GENRES]
+    for t in songs:
+        found = tags(render(t, 9))
+        assert (found.genre.label, found.warnings) == (t.genres[0], ()), found
+        assert found.genre.confidence > 0.8 and found.mood.confidence < 0.8, "moods are not heard: nobody may be sure of one"
+        assert whole(found.genre, (*GENRES, *FAMILIES)) and whole(found.mood, MOODS)
+        assert found.vector.shape == (200,) and found.vector.dtype == np.float32 and len(found.top) == 10
+        assert found.top == sorted(found.top, key=lambda pair: -pair[1]) and found.distance < 2
+
+
+def test_one_patch_agrees_with_all_on_rendered_tracks():
+    for g, clip in clips().items():
+        one, every = tags(clip, patches=1), tags(clip)
+        assert one.genre.label == every.genre.label == g
+        assert one.vector @ every.vector > 0.9 * np.linalg.norm(one.vector) * np.linalg.norm(every.vector)
+
+
+def strange():
+    "Sounds that no renderer of ours makes."
+    rng, t = np.random.default_rng(4), np.arange(8 * SR) / SR
+    plucked = np.zeros(len(t))
+    for i in range(30):
+        n = min(SR, len(t) - 4_000 * i)
+        hz, s = 220 * 2 ** (rng.choice((0, 3, 5, 7, 10, 12)) / 12), np.arange(max(0, n)) / SR
+        plucked[4_000 * i:4_000 * i + n] += sum(np.sin(2 * np.pi * hz * k * s) / k * np.exp(-3 * s * k**0.5) for k in range(1, 8))
+    held = sum(np.sin(2 * np.pi * hz * t) for hz in (110, 165, 220, 277, 330))
+    return {"hiss": rng.uniform(-0.3, 0.3, len(t)), "tone": 0.5 * np.sin(2 * np.pi * 440 * t), "held chord": held / 6,
+            "plucked strings": plucked / np.abs(plucked).max()}
+
+
+@pytest.mark.parametrize("name", strange())
+def test_strangers_get_a_family_a_warning_and_little_style(name):
+    clip = Clip(strange()[name].astype(np.float32), SR)
+    found, vector = tags(clip), hear(clip)["penultimate"].mean(axis=0)
+    assert found.genre.label in FAMILIES and sum(found.genre.scores[g] for g in GENRES) < 0.2
+    assert "unlike anything" in found.warnings[0] and whole(found.genre, (*GENRES, *FAMILIES)) and whole(found.mood, MOODS)
+    assert max(spoken("genre", vector).values()) > 0.5, "the head alone would have been sure: that is why a distance is needed"
+
+
+def test_every_tag_that_is_asked_for_is_in_a_vocabulary_and_every_mood_has_one():
+    known = {t for words in TAGS.values() for t in words}
+    for table in (FAMILIES, FEELINGS):
+        assert {t for words in table.values() for t in words.split("|")} <= known
+    assert set(FEELINGS) == set(MOODS) and set(heads()["usual"]) == known
+    assert family({"classical": 0.7, "jazz": 0.2, "rock": 0.1})["classical"] == pytest.approx(0.7)
+
+
+def test_strangeness_grows_with_distance_and_leaves_the_styles_something():
+    values = [strangeness(d) for d in (0, 0.8, 1.5, heads()["seen"]["middle"], 5, 1e6)]
+    assert values == sorted(values) and values[1] < 0.05 and values[3] == pytest.approx(0.475) and values[-1] == 0.95
+
+
+def test_the_heads_file_says_what_it_was_made_of_and_can_be_read_without_scikit_learn():
+    made = heads()["made"]
+    assert made["wheel"] == module.WHEEL_SHA256 and made["synthetic"] is True and made["genre_test"] > 0.9
+    code = "import sys, rap_analyzer.music.tags as t; t.heads(); print(sorted(sys.modules))"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True)
+    for heavy in ("sklearn", "onnxruntime", "matplotlib.pyplot", "pandas", "scipy"): assert f"'{heavy}'" not in loaded, heavy
+
+
+def test_the_card_tells_what_the_file_tells():
+    "Both come from one run of scripts/train_tags.py."
+    card = (module.files("rap_analyzer.music") / "heads.md").read_text(encoding="utf-8")
+    made = heads()["made"]
+    for words in (f"{made['tracks']:,} catalog tracks", f"{made['genre_test']:.1%} | {made['mood_test']:.1%}", "synthetic",
+                  "No class was tested on a real recording"):
+        assert words in card, words
+
+
+def test_a_short_clip_is_said_to_be_short():
+    found = tags(Clip(clips()["trap"].samples[:22_050], 22_050))
+    assert any("only 1.00 s" in w for w in found.warnings) and whole(found.mood, MOODS)
+
+
+def test_distance_uses_what_was_trained_on():
+    seen = heads()["seen"]
+    centre = seen["centres"][2] * seen["scale"] + seen["mean"]
+    assert distance(centre) < 1e-6
+    off = np.random.default_rng(1).standard_normal(200)
+    assert distance(centre + 3 * off * seen["scale"]) > distance(centre + off * seen["scale"]) > 1
+
+
+def test_pictures_are_looked_at_one_by_one():
+    seen = pictures(clips()["g-funk"])
+    alone_ = np.concatenate([look(seen[i:i + 1])["tags"] for i in range(len(seen))])
+    np.testing.assert_array_equal(alone_, look(seen)["tags"])
