@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['app', 'lab_app', 'bench_app', 'adr_app', 'learn_app', 'drill_app', 'AsJson', 'Genre', 'Mood', 'Bpm', 'Year', 'Artist',
-           'Id', 'QUESTION', 'show', 'main', 'lab_up', 'lab_down', 'lab_status', 'describe', 'setup', 'list_hits',
-           'similar', 'search', 'ingest', 'play', 'bench_search', 'bench_load_', 'bench_build_', 'adr_export',
-           'adr_publish', 'learn_list', 'learn_start', 'learn_check', 'learn_hint', 'learn_solution', 'learn_again',
-           'learn_reset', 'learn_next', 'learn_progress', 'learn_export', 'learn_import', 'learn_verify_all',
-           'drill_list', 'drill_start', 'drill_status', 'drill_check', 'drill_stop', 'drill_postmortem', 'claim_port',
-           'claim_both', 'serve', 'ask_guess', 'measure_first', 'tell', 'first', 'open_lab', 'wait_for']
+           'Profile', 'Id', 'QUESTION', 'show', 'main', 'lab_up', 'lab_down', 'lab_status', 'describe', 'setup',
+           'list_hits', 'similar', 'search', 'analyze', 'analyzers', 'read_table', 'ingest', 'play', 'bench_search',
+           'bench_load_', 'bench_build_', 'adr_export', 'adr_publish', 'learn_list', 'learn_start', 'learn_check',
+           'learn_hint', 'learn_solution', 'learn_again', 'learn_reset', 'learn_next', 'learn_progress', 'learn_export',
+           'learn_import', 'learn_verify_all', 'drill_list', 'drill_start', 'drill_status', 'drill_check', 'drill_stop',
+           'drill_postmortem', 'claim_port', 'serve', 'ask_guess', 'measure_first', 'tell', 'first', 'open_lab',
+           'wait_for']
 
 # %% ../nbs/99_cli.ipynb #c09bdc42
 import json
@@ -29,6 +30,7 @@ from .core import LabError, progress, settings
 
 if TYPE_CHECKING:
     from rap_analyzer.search.index import Hit
+    from rap_analyzer.search.ingest import Report
     from rap_analyzer.search.store import Store
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The Engineering Mindset Lab.")
@@ -157,21 +159,59 @@ def search(
     store, where = default_store(), read_filter(genre, mood, bpm, year, artist)
     list_hits(store, find(text, k, where, store) if like is None else hybrid(text, like, k, where, store), json_)
 
-# %% ../nbs/99_cli.ipynb #30ccfbe8
+# %% ../nbs/99_cli.ipynb #01a7f576
+Profile = Annotated[str, typer.Option(help="full, or fast: the network hears a few parts of the song.")]
+
+
 @app.command()
-def ingest(
-    file: Annotated[Path, typer.Argument(help="A CSV with a header.")],
-    column: Annotated[list[str] | None, typer.Option(help="Ours=theirs, e.g. title=song; once for each column.")] = None,
-    source: Annotated[str, typer.Option(help="Where the tracks come from.")] = "spotify_songs",
-    encoding: Annotated[str | None, typer.Option(help="Of the text, if it is not UTF-8 or UTF-16: cp1251, ...")] = None,
-    from_line: Annotated[int, typer.Option(help="Go on here after an import that stopped.", min=1)] = 1,
+def analyze(
+    what: Annotated[str | None, typer.Argument(help="A sound file, a folder, or a track's id.", metavar="FILE|FOLDER|ID")] = None,
+    track_id: Annotated[int | None, typer.Option(help="A track of the catalog, even if a file has that name.", min=0)] = None,
+    lyrics: Annotated[Path | None, typer.Option(help="Its words; default: FILE.txt or FILE.lrc beside it.")] = None,
+    profile: Profile = "full",
     json_: AsJson = False,
 ) -> None:
-    "Import a catalog from CSV (the \"Spotify songs\" columns, or yours with --column); safe to repeat."
+    "Tempo, genre, mood, lyrics and embedding of a song, and what installed plugins find."
+    from rap_analyzer.serve.folder import hear_any, read_lyrics
+    if (what is None) == (track_id is None): raise typer.BadParameter("expected a file, a folder or a track's id")
+    one, refused = what is None or not Path(what).is_dir(), 0
+    for name, got in hear_any(what or f"{track_id}", read_lyrics(lyrics) if lyrics else None, profile, what is None):
+        refused += (failed := isinstance(got, Exception))
+        told = {"error": str(got)} if failed else got.as_dict()
+        show(told if one else {"file": name, **told}, json_, f"{name}\n{got if failed else got.summary()}\n")
+    if refused: typer.echo(f"{refused} files were refused", err=True)
+
+
+@app.command()
+def analyzers(json_: AsJson = False) -> None:
+    "The analyzers that are installed, and the plugins that were refused, with the reason."
+    from rap_analyzer.music.analyzers import roll
+    show(told := roll(), json_, "\n".join(f"{r['name']:<24} {r['state']:<8} {r['why']}" for r in told))
+
+# %% ../nbs/99_cli.ipynb #3f163a6a
+def read_table(file: Path, column: list[str] | None, source: str, encoding: str | None, from_line: int) -> "Report":
+    "Import a CSV."
     from rap_analyzer.search.ingest import ingest as read_in
     pairs = [c.partition("=") for c in column or ()]
     if wrong := [ours + eq for ours, eq, theirs in pairs if not theirs]: raise ValueError(f"expected ours=theirs, got {wrong[0]!r}")
-    report = read_in(file, None, {a: b for a, _, b in pairs} or None, source=source, encoding=encoding, from_line=from_line)
+    return read_in(file, None, {a: b for a, _, b in pairs} or None, source=source, encoding=encoding, from_line=from_line)
+
+# %% ../nbs/99_cli.ipynb #30ccfbe8
+@app.command()
+def ingest(
+    what: Annotated[Path, typer.Argument(help="A CSV with a header, or a folder with songs.", metavar="FILE|FOLDER")],
+    column: Annotated[list[str] | None, typer.Option(help="CSV: ours=theirs, e.g. title=song; once for each column.")] = None,
+    source: Annotated[str, typer.Option(help="CSV: where the tracks come from.")] = "spotify_songs",
+    encoding: Annotated[str | None, typer.Option(help="CSV: of the text, if not UTF-8 or UTF-16: cp1251, ...")] = None,
+    from_line: Annotated[int, typer.Option(help="CSV: go on here after an import that stopped.", min=1)] = 1,
+    profile: Profile = "full",
+    again: Annotated[bool, typer.Option("--again", help="Folder: hear once more what is there already.")] = False,
+    json_: AsJson = False,
+) -> None:
+    "Import a catalog from CSV (the \"Spotify songs\" columns, or yours with --column), or hear a folder; safe to repeat."
+    from rap_analyzer.serve.folder import ingest_folder
+    if what.is_dir(): report = ingest_folder(what, profile=profile, again=again)
+    else: report = read_table(what, column, source, encoding, from_line)
     show({**vars(report), "refusals": [r._asdict() for r in report.refusals]}, json_, repr(report))
 
 # %% ../nbs/99_cli.ipynb #0b3a5da1
@@ -296,9 +336,8 @@ def learn_reset(id: Id) -> None:
 @learn_app.command("next")
 def learn_next(path: Annotated[str | None, typer.Option(help="A reading path of nbs/paths.toml.")] = None) -> None:
     "What to do next."
-    from rap_analyzer.learn import next_exercise, words
-    ex = next_exercise(path)
-    typer.echo(words("next.is", id=ex.id, title=ex.title, minutes=ex.minutes) if ex else words("next.none"))
+    from rap_analyzer.learn import next_text
+    typer.echo(next_text(path))
 
 
 @learn_app.command("progress")
@@ -307,10 +346,10 @@ def learn_progress(
     json_: AsJson = False,
 ) -> None:
     "How far you are."
-    from rap_analyzer.learn import overview, overview_text, progress_page
+    from rap_analyzer.learn import guess_line, guesses, overview, overview_text, progress_page
     from rap_analyzer.search.drill import history
     if html: html.write_text(progress_page(), encoding="utf-8")
-    show(rows := overview(), json_, "\n".join([overview_text(rows), *history()]) if not html else str(html))
+    show(rows := overview(), json_, "\n".join([overview_text(rows), guess_line(guesses()), *history()]) if not html else str(html))
 
 # %% ../nbs/99_cli.ipynb #abb07c20
 @learn_app.command("export")
@@ -406,16 +445,7 @@ def claim_port(name: str, port: int) -> int:  # the same port
     "Refuse a port that somebody else has."
     from rap_analyzer.lab import free_port
     if free_port(port): return port
-    raise LabError(f"port {port} is in use: set RAP_{name.upper()}_PORT, or for good [{name}] port in settings.ini.")
-
-
-def claim_both() -> None:
-    "Refuse to begin what would fail half a minute later; both ports are named at once."
-    cfg, wrong = settings(), []
-    for name, port in (("api", cfg.api.port), ("jupyter", cfg.jupyter.port)):
-        try: claim_port(name, port)
-        except LabError as e: wrong.append(str(e))
-    if wrong: raise LabError("\n".join(wrong))
+    raise LabError(f"port {port} is in use: set [{name}] port in settings.ini, or RAP_{name.upper()}_PORT.")
 
 
 @app.command()
@@ -487,7 +517,7 @@ def first(check: Annotated[bool, typer.Option("--check", help="Stop after the ta
     from rap_analyzer.lab import Lab
     from rap_analyzer.search.bench import bench_store, held
     cfg = settings()
-    if not check: claim_both()
+    if not check: claim_port("api", cfg.api.port), claim_port("jupyter", cfg.jupyter.port)
     with progress("starting the servers"): Lab().up()
     bench_store(cfg.tracks)
     guess = None if check else ask_guess()
@@ -500,7 +530,7 @@ def first(check: Annotated[bool, typer.Option("--check", help="Stop after the ta
 def open_lab() -> None:
     "Start the API and JupyterLab, print where they are, and wait."
     cfg, token = settings(), secrets.token_hex(16)
-    claim_both()       # measuring took its time
+    claim_port("api", cfg.api.port), claim_port("jupyter", cfg.jupyter.port)       # measuring took its time
     root = ["--allow-root"] if os.geteuid() == 0 else []
     jupyter = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--log-level=ERROR", *root,
                f"--ServerApp.port={cfg.jupyter.port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={cfg.root}"]

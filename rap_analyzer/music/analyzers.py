@@ -8,9 +8,9 @@ __all__ = ['GROUP', 'CONTRACT', 'PROFILES', 'INPUTS', 'FIVE', 'MAX_VALUE', 'MAX_
            'STRIKES', 'WHOLE_S', 'PART_S', 'PARTS', 'PART_SR', 'Analyzer', 'Analysis', 'Spec', 'offered', 'card',
            'unfit', 'finding', 'Line', 'receive', 'Broken', 'Worker', 'stop_workers', 'in_words', 'serve', 'call',
            'as_guest', 'Plugin', 'Found', 'ask_guest', 'notes', 'at_home', 'meet', 'in_order', 'objection',
-           'look_around', 'discover', 'numbers', 'look_tempo', 'guess', 'look_genre', 'look_mood', 'look_embedding',
-           'plain', 'look_lyrics', 'Five', 'hindrance', 'look', 'Analyses', 'analyze', 'parts_of', 'hear',
-           'analyze_file', 'pack', 'unpack', 'as_hearer', 'hear_in', 'batch', 'in_turn']
+           'look_around', 'discover', 'roll', 'numbers', 'look_tempo', 'guess', 'look_genre', 'look_mood',
+           'look_embedding', 'plain', 'look_lyrics', 'Five', 'hindrance', 'look', 'Analyses', 'headline', 'analyze',
+           'parts_of', 'hear', 'analyze_file', 'pack', 'unpack', 'as_hearer', 'hear_in', 'batch', 'in_turn']
 
 # %% ../../nbs/17_music_analyzers.ipynb #9677a6d9
 import atexit
@@ -432,6 +432,14 @@ def discover(again: bool = False) -> Found:
         if again: _looked.cache_clear()
         return _looked()
 
+# %% ../../nbs/17_music_analyzers.ipynb #3c261043
+def roll() -> list[dict]:  # name, state, why
+    "Who is there, and who was refused."
+    found = discover()
+    facts = lambda p: f"{p.version}, from {p.source}{', in a process of its own' if p.guest else ''}; needs {', '.join(p.needs)}"
+    here = [{"name": p.name, "state": "fits", "why": facts(p)} for p in found.plugins.values()]
+    return here + [{"name": who, "state": "refused", "why": why} for who, why in found.refused.items()]
+
 # %% ../../nbs/17_music_analyzers.ipynb #9acd2f45
 def numbers(x: Iterable[float], digits: int = 4) -> list[float]:
     "Numbers as JSON has them."
@@ -575,6 +583,32 @@ def as_dict(self: Analyses) -> dict:  # JSON
             "timing_ms": {k: round(v, 2) for k, v in self.timing_ms.items()}, "warnings": self.warnings,
             "errors": {k: a.error for k, a in self.items() if a.error}, "versions": {k: a.version for k, a in self.items()},
             "seconds": round(self.seconds, 3), "profile": self.profile}
+
+# %% ../../nbs/17_music_analyzers.ipynb #7a8b1e63
+def headline(name: str, value: Mapping) -> str:
+    "What an analyzer found, in a few words."
+    if name == "tempo":
+        others = [f"{c[0]:g}" for c in value["candidates"][1:3]]
+        return f"{value['bpm']:g} BPM" + (f" (or {', '.join(others)})" if others else "")
+    if name == "genre": return f"{value['label']} ({', '.join(t for t, _ in value['tags'][:3])})"
+    if name == "embedding": return f"{len(value['vector'])} numbers, from {', '.join(value['parts'])}"
+    if "label" in value: return str(value["label"])
+    facts = [(k, v) for k, v in value.items() if isinstance(v, str | int | float) and not isinstance(v, bool)]
+    return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts[:4])[:90]
+
+
+@patch
+def summary(self: Analyses) -> str:  # several lines
+    "The answer for a person: what was found, how sure, how long it took, what to beware of."
+    rows = []
+    for name, a in self.items():
+        if a.value is None: rows.append(f"{name:<10} {'failed: ' + a.error if a.error else 'not asked'}"); continue
+        rows.append(f"{name:<10} {headline(name, a.value):<60.60} {a.confidence:>4.0%} sure {a.ms:>7.0f} ms")
+    steps = ", ".join(f"{k} {v:.0f} ms" for k, v in self.before.items())
+    total = sum(self.timing_ms.values())
+    rows.append(f"{self.seconds:.0f} s of sound, {self.profile}: {total:.0f} ms in all ({steps} before the analyzers)")
+    rows += [f"warning: {w}" for w in self.heard] + [f"warning: {k}: {w}" for k, a in self.items() for w in a.warnings]
+    return "\n".join(rows)
 
 # %% ../../nbs/17_music_analyzers.ipynb #0cfdc320
 def analyze(

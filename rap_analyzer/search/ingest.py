@@ -6,8 +6,8 @@
 __all__ = ['RANGES', 'SPOTIFY', 'NEEDED', 'OURS', 'HEADER', 'GROUPS', 'DAMAGE', 'MAGIC', 'BOMS', 'LONGEST', 'COLUMNS_MOST',
            'NUMBER', 'DATE', 'TEXT_MOST', 'NAME_MOST', 'MOOD_GRID', 'FIRST_ID', 'CSV_MODEL', 'SCALE', 'KEPT',
            'GENRES_MOST', 'KNOWN', 'VECTORS', 'sample_rows', 'write_csv', 'BadFile', 'detect', 'read', 'Layout',
-           'check_mapping', 'layout', 'Row', 'parse', 'mood', 'language', 'key_name', 'to_track', 'new_id', 'sound',
-           'vectors', 'Refusal', 'Report', 'Survey', 'survey', 'write_batch', 'Stopped', 'ingest']
+           'check_mapping', 'layout', 'Row', 'parse', 'mood', 'language', 'key_name', 'to_track', 'new_id', 'place',
+           'sound', 'vectors', 'Refusal', 'Report', 'Survey', 'survey', 'write_batch', 'Stopped', 'alone', 'ingest']
 
 # %% ../../nbs/25_search_ingest.ipynb #c85377ee
 import csv
@@ -320,7 +320,7 @@ def new_id(
     return FIRST_ID + int.from_bytes(digest, "big") % FIRST_ID
 
 
-def _place(store: Store, source: str, names: Sequence[str]) -> dict[str, int]:
+def place(store: Store, source: str, names: Sequence[str]) -> dict[str, int]:
     "An id for each new track; where another track has the number, the next attempt."
     ids, waiting, attempt = {}, list(names), 0
     while waiting:
@@ -452,7 +452,7 @@ def write_batch(
     "Load one batch in one transaction; what is there already and the same is not written."
     names = [row.external_id for row, _ in rows]
     have = {t.external_id: t for t in map(decode_track, store.query(Plan(KNOWN, (source, names))))}
-    ids = {name: t.id for name, t in have.items()} | _place(store, source, [name for name in names if name not in have])
+    ids = {name: t.id for name, t in have.items()} | place(store, source, [name for name in names if name not in have])
     tracks = [to_track(row, ids[row.external_id], genres) for row, genres in rows]
     X = vectors([row.numbers for row, _ in rows]) if RANGES.keys() <= rows[0][0].numbers.keys() else None
     old = {i: x.to_numpy() for i, x in store.query(Plan(VECTORS, (CSV_MODEL, [t.id for t in have.values()])))}
@@ -478,7 +478,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return s.st_ino, s.st_size, s.st_mtime_ns
 
 
-def _alone(store: Store) -> ExitStack:
+def alone(store: Store) -> ExitStack:
     "Hold the lock of all imports of this lab."
     with ExitStack() as stack:
         try: stack.enter_context(locked(store.lab.dir / "ingest.lock", 5))
@@ -531,7 +531,7 @@ def ingest(
     path, at = Path(path), layout(Path(path), mapping, encoding)
     stamp, found, store = _stamp(path), survey(path, at), store or default_store()
     try:
-        with _alone(store), progress("importing", found.report.tracks) as step:
+        with alone(store), progress("importing", found.report.tracks) as step:
             for n in _load(store, path, at, found, source, batch, from_line, stamp): step(n)
     finally:
         if found.report.new + found.report.changed: Cache(store.lab).updated(store)     # half an import is news too
