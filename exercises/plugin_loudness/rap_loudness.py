@@ -36,14 +36,15 @@ def analyze(clip) -> Analysis:
     "Loudness in LUFS, its range in LU, peak and crest factor in dB."
     power = blocks(clip.samples.astype(np.float64), clip.sr)
     heard = power[lufs(power) > SILENCE]
-    if not len(heard): return Analysis({"lufs": None, "range_lu": None, "peak_db": None, "crest_db": None}, 0.0, ["nothing to hear"])
+    if not len(heard): return Analysis(dict.fromkeys(("lufs", "range_lu", "peak_db", "crest_db")), 0.0, ["nothing to hear"])
     counted = heard[lufs(heard) > lufs(heard.mean()) + RELATIVE]
     low, high = np.percentile(lufs(heard[lufs(heard) > lufs(heard.mean()) - 20]), [10, 95])
     peak = 20 * np.log10(np.abs(clip.samples).max())
     crest = peak - 10 * np.log10(np.square(clip.samples, dtype=np.float64).mean())
     value = {"lufs": lufs(counted.mean()), "range_lu": high - low, "peak_db": peak, "crest_db": crest}
     sure = min(1.0, len(power) * STEP_S / 10)  # below ten seconds it is a guess about the rest of the song
-    return Analysis({k: round(float(v), 2) for k, v in value.items()}, sure, ["of the mono mix, which a stereo file may exceed by 3 LU"])
+    said = ["of the mono mix, which a stereo file may exceed by 3 LU"]
+    return Analysis({k: round(float(v), 2) for k, v in value.items()}, sure, said)
 
 
 @hookimpl

@@ -478,11 +478,11 @@ def look_mood(results: Mapping[str, Analysis]) -> Analysis:
 
 def look_embedding(results: Mapping[str, Analysis]) -> Analysis:
     "Where the song lies among the others: 512 numbers, from whatever parts there are."
-    from rap_analyzer.music.embedding import embed
+    from rap_analyzer.music.embedding import MODEL_ID, embed
     parts = {"tags": "genre", "lyrics": "lyrics", "tempo": "tempo"}
     have = {k: results[name].found for k, name in parts.items() if name in results and results[name].found is not None}
     if not have: raise ValueError("there is nothing to embed: neither sound nor words")
-    return Analysis({"vector": numbers(embed(**have), 6), "parts": sorted(have)}, len(have) / len(parts))
+    return Analysis({"vector": numbers(embed(**have), 6), "parts": sorted(have), "model_id": MODEL_ID}, len(have) / len(parts))
 
 # %% ../../nbs/17_music_analyzers.ipynb #8de61218
 def plain(x: object) -> object:
@@ -582,14 +582,15 @@ def as_dict(self: Analyses) -> dict:  # JSON
     return {**dict.fromkeys(FIVE), **out, "confidence": sure,
             "timing_ms": {k: round(v, 2) for k, v in self.timing_ms.items()}, "warnings": self.warnings,
             "errors": {k: a.error for k, a in self.items() if a.error}, "versions": {k: a.version for k, a in self.items()},
+            "model_id": vector and vector["model_id"],
             "seconds": round(self.seconds, 3), "profile": self.profile}
 
 # %% ../../nbs/17_music_analyzers.ipynb #7a8b1e63
 def headline(name: str, value: Mapping) -> str:
     "What an analyzer found, in a few words."
     if name == "tempo":
-        others = [f"{c[0]:g}" for c in value["candidates"][1:3]]
-        return f"{value['bpm']:g} BPM" + (f" (or {', '.join(others)})" if others else "")
+        others = [f"{c[0]:.0f}" for c in value["candidates"][1:3] if c[1] > 0.02]
+        return f"{value['bpm']:.1f} BPM" + (f" (or {', '.join(others)})" if others else "")
     if name == "genre": return f"{value['label']} ({', '.join(t for t, _ in value['tags'][:3])})"
     if name == "embedding": return f"{len(value['vector'])} numbers, from {', '.join(value['parts'])}"
     if "label" in value: return str(value["label"])
