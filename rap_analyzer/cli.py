@@ -9,8 +9,8 @@ __all__ = ['app', 'lab_app', 'bench_app', 'adr_app', 'learn_app', 'drill_app', '
            'bench_search', 'bench_load_', 'bench_build_', 'adr_export', 'adr_publish', 'learn_list', 'learn_start',
            'learn_check', 'learn_hint', 'learn_solution', 'learn_again', 'learn_reset', 'learn_next', 'learn_progress',
            'learn_export', 'learn_import', 'learn_verify_all', 'drill_list', 'drill_start', 'drill_status',
-           'drill_check', 'drill_stop', 'drill_postmortem', 'claim_port', 'serve', 'ask_guess', 'measure_first', 'tell',
-           'first', 'open_lab', 'wait_for']
+           'drill_check', 'drill_stop', 'drill_postmortem', 'claim_port', 'claim_both', 'serve', 'ask_guess',
+           'measure_first', 'tell', 'first', 'open_lab', 'wait_for']
 
 # %% ../nbs/99_cli.ipynb #c09bdc42
 import json
@@ -345,8 +345,9 @@ def learn_reset(id: Id) -> None:
 @learn_app.command("next")
 def learn_next(path: Annotated[str | None, typer.Option(help="A reading path of nbs/paths.toml.")] = None) -> None:
     "What to do next."
-    from rap_analyzer.learn import next_text
-    typer.echo(next_text(path))
+    from rap_analyzer.learn import next_exercise, words
+    ex = next_exercise(path)
+    typer.echo(words("next.is", id=ex.id, title=ex.title, minutes=ex.minutes) if ex else words("next.none"))
 
 
 @learn_app.command("progress")
@@ -355,10 +356,10 @@ def learn_progress(
     json_: AsJson = False,
 ) -> None:
     "How far you are."
-    from rap_analyzer.learn import guess_line, guesses, overview, overview_text, progress_page
+    from rap_analyzer.learn import overview, overview_text, progress_page
     from rap_analyzer.search.drill import history
     if html: html.write_text(progress_page(), encoding="utf-8")
-    show(rows := overview(), json_, "\n".join([overview_text(rows), guess_line(guesses()), *history()]) if not html else str(html))
+    show(rows := overview(), json_, "\n".join([overview_text(rows), *history()]) if not html else str(html))
 
 # %% ../nbs/99_cli.ipynb #abb07c20
 @learn_app.command("export")
@@ -454,7 +455,16 @@ def claim_port(name: str, port: int) -> int:  # the same port
     "Refuse a port that somebody else has."
     from rap_analyzer.lab import free_port
     if free_port(port): return port
-    raise LabError(f"port {port} is in use: set [{name}] port in settings.ini, or RAP_{name.upper()}_PORT.")
+    raise LabError(f"port {port} is in use: set RAP_{name.upper()}_PORT, or for good [{name}] port in settings.ini.")
+
+
+def claim_both() -> None:
+    "Refuse to begin what would fail half a minute later; both ports are named at once."
+    cfg, wrong = settings(), []
+    for name, port in (("api", cfg.api.port), ("jupyter", cfg.jupyter.port)):
+        try: claim_port(name, port)
+        except LabError as e: wrong.append(str(e))
+    if wrong: raise LabError("\n".join(wrong))
 
 
 @app.command()
@@ -526,7 +536,7 @@ def first(check: Annotated[bool, typer.Option("--check", help="Stop after the ta
     from rap_analyzer.lab import Lab
     from rap_analyzer.search.bench import bench_store, held
     cfg = settings()
-    if not check: claim_port("api", cfg.api.port), claim_port("jupyter", cfg.jupyter.port)
+    if not check: claim_both()
     with progress("starting the servers"): Lab().up()
     bench_store(cfg.tracks)
     guess = None if check else ask_guess()
@@ -539,7 +549,7 @@ def first(check: Annotated[bool, typer.Option("--check", help="Stop after the ta
 def open_lab() -> None:
     "Start the API and JupyterLab, print where they are, and wait."
     cfg, token = settings(), secrets.token_hex(16)
-    claim_port("api", cfg.api.port), claim_port("jupyter", cfg.jupyter.port)       # measuring took its time
+    claim_both()       # measuring took its time
     root = ["--allow-root"] if os.geteuid() == 0 else []
     jupyter = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--log-level=ERROR", *root,
                f"--ServerApp.port={cfg.jupyter.port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={cfg.root}"]
