@@ -28,6 +28,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ def words(
     return text.format(**fields) if fields else text
 
 # %% ../nbs/03_exercises.ipynb #2035fa02
-DIRECTIVE = re.compile(r"#\|\s*(exercise|look|task|check|again|hints|feedback|checker|wrong)\b[ \t]*([^\n]*)")
+DIRECTIVE = re.compile(r"#\|\s*(exercise|look|task|check|again|hints|feedback|checker|wrong_again|wrong)\b[ \t]*([^\n]*)")
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,9 @@ class Exercise:
     budget_s: float = 10
     measured: bool = False
     drawn: bool = False  # each try has a case of its own: the checker's `show(seed)` tells it, `judge` knows the learner's last try
+    alone: str = ""  # why there is no task in other clothes
     again: tuple[str, str] = ("", "")  # the task in other clothes: with its solution, and open
+    wrong_again: dict[str, tuple[str, str]] = field(default_factory=dict)  # wrong answers to that one
 
 # %% ../nbs/03_exercises.ipynb #2d53637c
 def load_exercise(path: Path) -> Exercise:
@@ -191,11 +194,12 @@ def load_exercise(path: Path) -> Exercise:
         again = [split_task(c.text) for c in cells if c.directive == ("again", [named[0]])] or [("", "")]
         for code in (solution, stub, one("checker").text, *again[0]): ast.parse(code)
     except (ValueError, SyntaxError) as e: raise bad(str(e)) from None
-    wrong = {w[0]: (w[-1], c.text) for c in cells if c.directive[0] == "wrong" and (w := c.directive[1] or ["unnamed"])}
+    wrong, wrong_again = ({w[0]: (w[-1], c.text) for c in cells if c.directive[0] == which and (w := c.directive[1] or ["unnamed"])}
+                          for which in ("wrong", "wrong_again"))
     given = tuple(c.text for c in cells[:cells.index(task)] if c.kind == "code" and not c.directive[0])
     title = cells[0].text.partition("\n")[0].removeprefix("# ")
     try: return Exercise(id=named[0], slug=Path(path).stem, title=title, given=given, solution=solution, stub=stub, wrong=wrong,
-                         checker=one("checker").text, again=again[0], **said)
+                         wrong_again=wrong_again, checker=one("checker").text, again=again[0], **said)
     except TypeError as e: raise bad(str(e).replace("Exercise.__init__()", "its cells")) from None
 
 # %% ../nbs/03_exercises.ipynb #ab4c8908
@@ -546,7 +550,7 @@ def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], f
         yield Check(name, True, words("pass.cases", n=len(cases), fresh=fresh))
         return
     rivals: dict = {}
-    for belief, code in ex.wrong.values() if "__name__" in own else ():      # none are written for other clothes
+    for belief, code in (ex.wrong if "__name__" in own else ex.wrong_again).values():
         rivals.setdefault(belief, []).append(answers_of(space_of("\n".join([*ex.given, code]))[own["name"]], cases))
     for belief, f in own.get("rivals", ()): rivals.setdefault(belief, []).append(answers_of(f, cases))
     belief, share = explain_answers(got, truth, rivals, len(cases) - fresh)
@@ -748,14 +752,15 @@ def verify(ex: Exercise, seed: int | None = None) -> dict:  # id, seconds, probl
     if (v := run(ex.stub)).state != "not_attempted": problems.append(f"its stub is {v.state}")
     if (v := run(ex.solution)).state != "pass": problems.append(f"its solution does not pass: {whole(v)}")
     if tried := v.evidence.get("outside"): problems.append(f"its solution wants the network: {', '.join(tried)}")
+    wrong = [(n, again, *bc) for again in (True, False) for n, bc in (ex.wrong_again if again else ex.wrong).items()]
     if ex.again[0] and (states := [run(code, True).state for code in ex.again]) != ["pass", "not_attempted"]:
         problems.append(f"in other clothes its solution and its stub are {states}")
-    for name, (belief, code) in ex.wrong.items():
-        v = run(code)
+    with ThreadPoolExecutor(1 if ex.measured else 3) as pool: verdicts = list(pool.map(lambda w: run(w[3], w[1]), wrong))
+    for v, (name, _, belief, _) in zip(verdicts, wrong, strict=True):
         if v.state != "fail": problems.append(f"wrong answer {name!r} should fail: {whole(v)}")
         elif belief not in (told := {c.belief for c in v.checks if not c.ok}):
             problems.append(f"wrong answer {name!r} should be told about {belief!r}, was told about {sorted(told)}")
-    return {"id": ex.id, "slug": ex.slug, "ok": not problems, "problems": problems, "wrong": len(ex.wrong),
+    return {"id": ex.id, "slug": ex.slug, "ok": not problems, "problems": problems, "wrong": len(wrong),
             "measured": ex.measured, "seconds": round(time.monotonic() - began, 1)}
 
 # %% ../nbs/03_exercises.ipynb #a36e42ae
@@ -766,7 +771,9 @@ def lint(ex: Exercise) -> list[str]:  # one sentence each
     elif not ex.hints[0].rstrip().endswith("?"): found.append("its first hint has to be a question")
     if len(ex.wrong) < 3: found.append(f"needs three named wrong answers or more, has {len(ex.wrong)}")
     if len({b for b, _ in ex.wrong.values()}) < 3: found.append("needs wrong answers of three different beliefs or more")
-    for name, (belief, _) in ex.wrong.items():
+    if not (ex.drawn or ex.alone or ex.again[0] and ex.wrong_again):
+        found.append("needs a task in other clothes and a wrong answer to it, or says in `alone` why there is none")
+    for name, (belief, _) in [*ex.wrong.items(), *ex.wrong_again.items()]:
         if set(ex.feedback.get(belief, ())) != {"belief", "experiment"}:
             found.append(f"wrong answer {name!r}: `feedback` has to hold a belief and an experiment for {belief!r}")
     if not ex.title.endswith("?"): found.append("its title has to ask")

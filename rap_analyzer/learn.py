@@ -131,7 +131,7 @@ MESSAGES |= {
     "offer.solution": "After three different attempts the solution is open: {rap} learn solution {id}",
     "offer.next": "What comes next: {rap} learn next",
     "offer.again": "You have seen a solution. Once more in other clothes: {rap} learn again {id}",
-    "again.none": "{id} has no other clothes; the idea comes back in later exercises.",
+    "again.none": "{id} has no other clothes: {why}.", "again.drawn": "each try has another case anyway",
     "again.there": "It stands behind your answer, in {file}: the cell that begins with `#| again {id}`. Check as before.",
     "hint.step": "Hint {n} of 3. {text}",
     "solution.closed": "The solution of {id} opens after a pass or three different attempts; so far: {n}. "
@@ -222,7 +222,7 @@ def reset(name: str, home: Path | None = None) -> str:  # what happened, in word
     note(exercise(name).id, "reset", home)
     return words("reset.done", file=short_path(file), old=short_path(old))
 
-# %% ../nbs/04_learn.ipynb #315b3499
+# %% ../nbs/04_learn.ipynb #5f87e9a8
 MESSAGES |= {
     "copy.none": "You have no copy of {id} yet: {rap} learn start {id}",
     "next.none": "Every exercise of this course is passed.",
@@ -316,7 +316,7 @@ def check(
     note(ex.id, "attempt", home, **_facts(v, cells[-1][1]), evidence=v.evidence, again=again)
     return replace(v, note=offer(standing(ex.id, events(home)), bool(ex.again[0])))
 
-# %% ../nbs/04_learn.ipynb #e05bc50d
+# %% ../nbs/04_learn.ipynb #e5e710f5
 def _facts(v: Verdict, answer: str) -> dict:
     "What a journal keeps of an attempt: how it ended, which beliefs and what error, and which answer it was."
     sign = sorted({c.belief for c in v.checks if not c.ok and c.belief})
@@ -355,7 +355,9 @@ def give_solution(name: str, home: Path | None = None) -> str:
 def put_on_again(name: str, home: Path | None = None) -> str:  # what happened, in words
     "Add the task in other clothes to the learner's copy, behind their answer."
     ex, file = exercise(name), copy_of(name, home)
-    if not ex.again[0]: return words("again.none", id=ex.id)
+    if not ex.again[0]:
+        why = words("again.drawn") if ex.drawn else words(f"{ex.id}.alone", ex.alone)
+        return words("again.none", id=ex.id, why=why)
     if not file.exists(): start(name, home)
     nb, cells = json.loads(file.read_text(encoding="utf-8")), read(file)
     if not any(c.directive == ("again", [ex.id]) for c in cells):
@@ -431,7 +433,7 @@ def guesses(home: Path | None = None) -> list[Guessed]:
         found.append(Guessed(key, made.guess, run.p50, off))
     return found
 
-# %% ../nbs/04_learn.ipynb #93ce6f7b
+# %% ../nbs/04_learn.ipynb #8d943513
 MESSAGES |= {
     "progress.guesses": "{n} guesses, {near} of them within a factor of two. The worst surprise: {key}, guessed {guess:.4g}, "
                         "measured {truth:.4g}.",
@@ -446,7 +448,7 @@ def guess_line(points: Sequence[Guessed]) -> str:
     said = {"key": worst.key, "guess": worst.guess, "truth": worst.truth}
     return words("progress.guesses", n=len(points), near=sum(p.off <= 2 for p in points), **said)
 
-# %% ../nbs/04_learn.ipynb #f4ea74ed
+# %% ../nbs/04_learn.ipynb #5e54db08
 def guess_plot(points: Sequence[Guessed]) -> str:  # SVG
     "Guess against truth on logarithmic axes."
     import io
@@ -520,6 +522,7 @@ def catalog() -> dict[str, str]:  # id -> English
     "Everything that is said to a learner, to be translated: by the engine, and by each exercise."
     said = dict(MESSAGES)
     for ex in exercises():
+        if ex.alone: said[f"{ex.id}.alone"] = ex.alone
         said |= {f"{ex.id}.hint.{n}": h for n, h in enumerate(ex.hints, 1)}
         said |= {f"{ex.id}.{b}.{k}": text for b, about in ex.feedback.items() for k, text in about.items()}
         said |= dict(re.findall(r'words\(\s*"(\d\d\.\d+\.[\w.]+)",\s*"([^"]*)"', ex.checker))

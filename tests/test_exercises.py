@@ -339,7 +339,7 @@ def change(tmp_path, **swap):
     "A copy of the first exercise's solution notebook with cells replaced, by directive; None takes the cell away."
     nb = json.loads(exercises.ids()["21.1"].read_text(encoding="utf-8"))
     for name, text in swap.items():
-        at = [i for i, c in enumerate(nb["cells"]) if "".join(c["source"]).startswith(f"#| {name}")]
+        at = [i for i, c in enumerate(nb["cells"]) if "".join(c["source"]).startswith((f"#| {name} ", f"#| {name}\n"))]
         if text is None: nb["cells"] = [c for i, c in enumerate(nb["cells"]) if i not in at]
         else: nb["cells"][at[0]]["source"] = text
     path = tmp_path / "21_recall_by_hand.ipynb"
@@ -368,6 +368,15 @@ def test_a_spoilt_exercise_says_what_is_missing(tmp_path, swap, says):
 ])
 def test_form(tmp_path, swap, says):
     assert any(says in line for line in lint(load_exercise(change(tmp_path, **swap))))
+
+
+def test_a_task_in_other_clothes_is_asked_for_and_its_wrong_answers_are_tested(tmp_path):
+    assert any("in other clothes" in line for line in lint(load_exercise(change(tmp_path, again=None))))
+    assert any("in other clothes" in line for line in lint(load_exercise(change(tmp_path, wrong_again=None))))
+    alone = "#| exercise 21.1\nalone = 'it is the only one'"
+    assert not any("in other clothes" in line for line in lint(load_exercise(change(tmp_path, again=None, exercise=alone))))
+    path = change(tmp_path, wrong_again="#| wrong_again right place\ndef missed(f, t): return [x for x in t if x not in f]")
+    assert verify(load_exercise(path))["problems"] == ["wrong answer 'right' should fail: pass: "]
 
 
 @pytest.mark.parametrize("swap, says", [
@@ -443,7 +452,7 @@ def test_every_way_that_uses_an_index_passes(servers, statements):
     (["CREATE INDEX x ON practice_tracks (id)", COSINE], "more"),
     ([COSINE.replace("<=>", "<->")], "operator"),
     ([COSINE.replace("<=>", "<+>")], "operator"), ([COSINE.replace("10", "1")], "limit"),
-    (["SELECT id FROM practice_tracks ORDER BY 1 - (embedding <=> %(q)s) DESC LIMIT 10"], "limit"),
+    (["SELECT id FROM practice_tracks ORDER BY 1 - (embedding <=> %(q)s) DESC LIMIT 10"], "expression"),
     ([INNER.replace("LIMIT 10", "LIMIT 5")], "rows"), ([INNER + " OFFSET 5"], "rows"),
     (["SET hnsw.ef_search = 1", INNER.replace("ORDER", "WHERE id > 100 ORDER")], "rows"),
     (["SELECT id FROM practice_tracks WHERE id < 10 AND %(q)s IS NOT NULL"], "any"),

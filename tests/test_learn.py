@@ -231,7 +231,8 @@ def test_who_has_read_the_solution_can_pass_in_other_clothes(home):
     worn[0]["source"] = solved
     file.write_text(json.dumps(nb))
     assert learn.check(ID).state == "pass" and learn.standing(ID, learn.events()).again
-    assert "no other clothes" in learn.put_on_again("22.1")
+    assert "no other clothes: there are eight mistakes" in learn.put_on_again("29.1")
+    assert "another case" in learn.put_on_again("29.2")
 
 
 def test_a_solution_read_after_the_pass_is_no_stain(home):
