@@ -533,6 +533,16 @@ def test_beliefs_about_the_p95_of_a_page(body, belief):
     assert v.state == "fail" and beliefs(v) == {belief}, v
 
 
+@pytest.mark.parametrize("measure", [
+    "float(ids[:1] == [max(graded, key=lambda g: g[1])[0]])", "float(bool(ids) and ids[0] in dict(map(tuple, graded)))",
+    "next((1 / n for n, i in enumerate(ids, 1) if i in dict(map(tuple, graded))), 0)", "dict(map(tuple, graded)).get(ids[0], 0)"])
+def test_a_router_that_looks_at_the_first_place_is_told_so(measure):
+    ex = exercise("23.1")
+    right = ex.solution.replace("ndcg(q[e], q[", "good_at(q[e], q[")
+    v = judge(ex, [(1, ex.given[0]), (2, f"def good_at(ids, graded): return {measure}\n{right}")], seed=4)
+    assert v.state == "fail" and beliefs(v) == {"top"} and "its first place" in said(v), v
+
+
 @pytest.mark.parametrize("body, belief", [
     ("return sum(x in b for a, b in zip(found, true) for x in a) / sum(map(len, true))", "repeats"),
     ("import statistics; return statistics.mean(sum(x == y for x, y in zip(a, b)) / len(b) for a, b in zip(found, true))", "place"),
