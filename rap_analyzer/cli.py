@@ -345,9 +345,8 @@ def learn_reset(id: Id) -> None:
 @learn_app.command("next")
 def learn_next(path: Annotated[str | None, typer.Option(help="A reading path of nbs/paths.toml.")] = None) -> None:
     "What to do next."
-    from rap_analyzer.learn import next_exercise, words
-    ex = next_exercise(path)
-    typer.echo(words("next.is", id=ex.id, title=ex.title, minutes=ex.minutes) if ex else words("next.none"))
+    from rap_analyzer.learn import next_text
+    typer.echo(next_text(path))
 
 
 @learn_app.command("progress")
@@ -356,10 +355,10 @@ def learn_progress(
     json_: AsJson = False,
 ) -> None:
     "How far you are."
-    from rap_analyzer.learn import overview, overview_text, progress_page
+    from rap_analyzer.learn import guess_line, guesses, overview, overview_text, progress_page
     from rap_analyzer.search.drill import history
     if html: html.write_text(progress_page(), encoding="utf-8")
-    show(rows := overview(), json_, "\n".join([overview_text(rows), *history()]) if not html else str(html))
+    show(rows := overview(), json_, "\n".join([overview_text(rows), guess_line(guesses()), *history()]) if not html else str(html))
 
 # %% ../nbs/99_cli.ipynb #abb07c20
 @learn_app.command("export")

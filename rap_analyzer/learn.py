@@ -226,7 +226,8 @@ def reset(name: str, home: Path | None = None) -> str:  # what happened, in word
 MESSAGES |= {
     "copy.none": "You have no copy of {id} yet: {rap} learn start {id}",
     "next.none": "Every exercise of this course is passed.",
-    "next.is": "{id}  {title}  (about {minutes} minutes)\n{rap} learn start {id}",
+    "next.is": "{id}  {title}  (about {minutes} minutes){chapter}\n{rap} learn start {id}",
+    "next.read": "\nIt builds on {file}: read that first, if you have not.",
     "next.chapter": "{id}  {heading}  (in {file}, about {minutes} minutes)\n"
                     "Change the cell that begins with `#| task {id}`, run it, and run the one below it.\n"
                     "The same with its own story, \"{title}\": {rap} learn start {id}",
@@ -386,7 +387,9 @@ def next_text(path: str | None = None, home: Path | None = None) -> str:
     ex = next_exercise(path, home)
     if not ex: return words("next.none")
     if copy_of(ex.id, home).exists() or not (held := chapter_of(ex.id)):
-        return words("next.is", id=ex.id, title=ex.title, minutes=ex.minutes)
+        told = [short_path(f) for f in sorted((settings().root / "nbs").glob(f"{ex.id.split('.')[0]}_*.ipynb"))]
+        read_first = words("next.read", file=told[0]) if told else ""
+        return words("next.is", id=ex.id, title=ex.title, minutes=ex.minutes, chapter=read_first)
     return words("next.chapter", id=ex.id, title=ex.title, minutes=ex.minutes, heading=held[1], file=short_path(held[0]))
 
 
@@ -475,7 +478,8 @@ def progress_page(home: Path | None = None) -> str:  # HTML
     "The overview as a page, with the evidence of each pass, and the plot of guesses."
     rows, points, happened, e = overview(home), guesses(home), events(home), lambda x: html.escape(str(x))
     def evidence(r: dict) -> str:
-        last = [h.facts["evidence"] for h in happened if h.exercise == r["id"] and h.kind == "attempt" and h.verified][-1:]
+        tried = [h.facts for h in happened if h.exercise == r["id"] and h.kind == "attempt" and h.verified]
+        last = [f["evidence"] for f in tried if f["state"] == r["state"]][-1:]
         return ", ".join(f"{k} {v}" for k, v in (last[0] if last else {}).items() if not isinstance(v, list | dict))
     lines = [f"<tr><td>{e(r['id'])}<td>{e(r['title'])}<td>{e(words('state.' + r['state']))}{', solution seen' * r['revealed']}"
              f"<td>{r['attempts']}<td>{r['hints']}<td>{e(evidence(r))}</tr>" for r in rows]
