@@ -42,7 +42,7 @@ from .core import LabError, rap, settings
 MESSAGES = {
     "state.not_attempted": "not attempted", "state.error": "error", "state.fail": "not yet", "state.pass": "pass",
     "check.runs": "your code runs", "check.answers": "the answers",
-    "verdict.not_attempted": "Nothing has been changed yet. Edit the cell that begins with `#| task {id}`, run it, then check again.",
+    "verdict.not_attempted": "Nothing was changed yet. Edit the cell that begins with `#| task {id}`, run it, then check again.",
     "error.raised": "Your code stopped in cell {cell}, line {line} ({source}): {type}: {message}",
     "error.asked": "Your code stopped when it was asked {asked}, in cell {cell}, line {line} ({source}): {type}: {message}",
     "error.missing": "Your code runs, but afterwards there is no {name!r}: keep the name that the task gave it.",
