@@ -1263,6 +1263,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'rap_analyzer/search/drill.py'),
                                            'rap_analyzer.search.drill._prepare_session': ( 'search_drill.html#_prepare_session',
                                                                                            'rap_analyzer/search/drill.py'),
+                                           'rap_analyzer.search.drill._room': ('search_drill.html#_room', 'rap_analyzer/search/drill.py'),
                                            'rap_analyzer.search.drill._saves': ('search_drill.html#_saves', 'rap_analyzer/search/drill.py'),
                                            'rap_analyzer.search.drill._similar': ( 'search_drill.html#_similar',
                                                                                    'rap_analyzer/search/drill.py'),
