@@ -364,25 +364,26 @@ def learn_progress(
 @learn_app.command("export")
 def learn_export(file: Annotated[Path, typer.Argument(help="Where to.")]) -> None:
     "Copy your journal to a file."
-    from rap_analyzer.learn import export_progress
-    typer.echo(f"{export_progress(file)} events written to {file}")
+    from rap_analyzer.learn import export_progress, words
+    typer.echo(words("cli.exported", n=export_progress(file), file=file))
 
 
 @learn_app.command("import")
 def learn_import(file: Annotated[Path, typer.Argument(help="What `export` wrote.")]) -> None:
     "Add the journal of another machine to yours; safe to repeat."
-    from rap_analyzer.learn import import_progress
+    from rap_analyzer.learn import import_progress, words
     added, doubtful = import_progress(file)
-    typer.echo(f"{added} events added, {doubtful} of them not verified")
+    typer.echo(words("cli.imported", added=added, doubtful=doubtful))
 
 
 @learn_app.command("verify-all")
 def learn_verify_all(json_: AsJson = False) -> None:
     "Every stub fails, every solution passes, every wrong answer is refused with its own words."
-    from rap_analyzer.learn import verify_all
+    from rap_analyzer.learn import verify_all, words
     def line(r: dict) -> None:
-        typer.echo("\n".join([f"{'ok' if r['ok'] else 'FAILED':7}{r['id']:>5}  {r['slug']:<28} {r['wrong']} wrong answers, "
-                              f"{r['seconds']:.1f} s", *(f"       {p}" for p in r["problems"])]))
+        state = words("verify.ok" if r["ok"] else "verify.failed")
+        more = words("verify.line", wrong=r["wrong"], seconds=r["seconds"])
+        typer.echo("\n".join([f"{state:7}{r['id']:>5}  {r['slug']:<28} {more}", *(f"       {p}" for p in r["problems"])]))
     results = verify_all(told=(lambda _: None) if json_ else line)
     if json_: show(results, True)
     raise typer.Exit(0 if all(r["ok"] for r in results) else 1)
@@ -391,9 +392,9 @@ def learn_verify_all(json_: AsJson = False) -> None:
 @drill_app.command("list")
 def drill_list(json_: AsJson = False) -> None:
     "The faults there are, by what users say, and the drills you have done."
-    from rap_analyzer.search.drill import DRILLS, history
+    from rap_analyzer.search.drill import DRILLS, history, words
     rows = {name: d.users_say for name, d in DRILLS.items()}
-    lines = [f"{name:18}{said}" for name, said in {**rows, "random": "One of them, and its name is not told."}.items()]
+    lines = [f"{name:18}{said}" for name, said in {**rows, "random": words("drill.random")}.items()]
     show(rows, json_, "\n".join(lines + history()))
 
 
@@ -412,9 +413,9 @@ def drill_start(
 @drill_app.command("status")
 def drill_status(json_: AsJson = False) -> None:
     "The open drill, as it was when it was last measured."
-    from rap_analyzer.search.drill import status
+    from rap_analyzer.search.drill import status, words
     r = status()
-    show(r.as_dict() if r else None, json_, repr(r) if r else "no drill is open")
+    show(r.as_dict() if r else None, json_, repr(r) if r else words("drill.none"))
 
 # %% ../nbs/99_cli.ipynb #7322e9cd
 @drill_app.command("check")

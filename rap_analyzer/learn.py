@@ -555,3 +555,23 @@ def verify_all(name: str | None = None, told: Callable[[dict], None] = lambda _:
             results.append(r | {"problems": problems, "ok": not problems})
             told(results[-1]), step()
     return results
+
+# %% ../nbs/04_learn.ipynb #9653e054
+MESSAGES |= {
+    "cli.exported": "{n} events written to {file}", "cli.imported": "{added} events added, {doubtful} of them not verified",
+    "verify.ok": "ok", "verify.failed": "FAILED", "verify.line": "{wrong} wrong answers, {seconds:.1f} s",
+    "drill.none": "no drill is open", "drill.start": "no drill is open: {rap} drill start {names}",
+    "drill.there": "a drill is open: {rap} drill check, or {rap} drill stop.",
+    "drill.unknown": "there is no drill {name!r}; there are: {names}, random",
+    "drill.random": "One of them, and its name is not told.",
+    "drill.tracks": "there are fewer than 1,000 tracks: {rap} setup first",
+    "drill.index": "the index of the vectors is missing: {rap} setup first",
+    "drill.damaged": "{file} cannot be read ({error}): move it away, then run {rap} setup.",
+    "drill.interrupted": "its start was interrupted: {rap} drill stop, then start again.",
+    "drill.breaking": "Its start was interrupted: {rap} drill stop puts everything back.",
+    "drill.open": "Find it and mend it, by whatever means. Then: {rap} drill check",
+    "drill.passed": "Passed: all numbers are back.", "drill.stopped": "Given up, and put back.",
+    "drill.four": "Four sentences, then you hear what it was: {rap} drill postmortem",
+    "drill.was": "What had been done ({name}): {cause}", "drill.earlier": "What would have shown it earlier: {earlier}",
+    "drill.put_back": "Put back at the end: {what}.", "drill.not_passed": "no drill has been passed yet.",
+}

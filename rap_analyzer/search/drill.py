@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['REFERENCE', 'GENRES', 'CHANGE', 'SIGNS', 'Reading', 'INDEX', 'ROUNDS', 'MOST_MB', 'HOURS', 'CALL', 'HELD', 'GONE',
-           'DRILLS', 'STATES', 'AIR', 'FIELDS', 'timed', 'Sign', 'read_signs', 'hold', 'Drill', 'Record', 'opened',
-           'told', 'trouble', 'unhealthy', 'start', 'check', 'stop', 'finished', 'status', 'history',
-           'read_post_mortem', 'post_mortem']
+           'DRILLS', 'AIR', 'FIELDS', 'timed', 'Sign', 'read_signs', 'hold', 'Drill', 'Record', 'opened', 'told',
+           'trouble', 'unhealthy', 'start', 'check', 'stop', 'finished', 'status', 'history', 'read_post_mortem',
+           'post_mortem']
 
 # %% ../../nbs/26_search_drill.ipynb #5847957d
 import json
@@ -30,6 +30,7 @@ from fastcore.basics import patch
 
 from ..core import LabError
 from ..lab import Lab, locked
+from ..learn import words
 from ..ledger import schedule
 from ..music.catalog import MODEL_ID
 from .cache import Cache, cached_similar
@@ -99,7 +100,7 @@ def _hits(store: Store, n: int = 30) -> tuple[float, float]:
         finally: store.listeners.pop(cache, None)
     return share, share
 
-# %% ../../nbs/26_search_drill.ipynb #ab21bc43
+# %% ../../nbs/26_search_drill.ipynb #ec0c90ad
 def _room(store: Store) -> tuple[float, float]:
     "How much memory Valkey may take: the machine has others to feed."
     with redis.from_url(store.lab.redis_url, socket_timeout=30, socket_connect_timeout=5) as r:
@@ -379,7 +380,7 @@ def opened(lab: Lab) -> Record | None:
     try: return Record(**json.loads(_file(lab).read_text(encoding="utf-8")))
     except FileNotFoundError: return None
     except (ValueError, TypeError) as e:
-        raise LabError(f"{_file(lab)} cannot be read ({e}): move it away, then run rap-analyzer setup.") from None
+        raise LabError(words("drill.damaged", file=_file(lab), error=e)) from None
 
 # %% ../../nbs/26_search_drill.ipynb #b27ce3ca
 @patch
@@ -391,11 +392,6 @@ def as_dict(self: Record) -> dict:
             **({"cause": drill.cause, "put_back": self.put_back} if end else {})}
 
 # %% ../../nbs/26_search_drill.ipynb #3e5f8ec9
-STATES = {"breaking": "Its start was interrupted: rap-analyzer drill stop puts everything back.",
-          "open": "Find it and mend it, by whatever means. Then: rap-analyzer drill check",
-          "passed": "Passed: all numbers are back.", "stopped": "Given up, and put back."}
-
-
 def told(r: Record) -> str:
     "A record for a terminal."
     columns = {"before": r.before, "broken": r.broken, "now": r.now}
@@ -406,17 +402,17 @@ def told(r: Record) -> str:
         bound = f"{'at most' if s.factor > 1 else 'at least'} x {s.factor:g}"
         cells = "".join(f"{s.form.format(reading[n][0]):>12}" for reading in shown.values())
         lines.append(f"{s.label:36}{cells}{bound:>16}{'  <--' if n in off else ''}")
-    lines += ["", STATES[r.state]]
+    lines += ["", words(f"drill.{r.state}")]
     if r.state == "passed" and not r.post_mortem:
-        lines += ["Four sentences, then you hear what it was: rap-analyzer drill postmortem"]
+        lines += [words("drill.four")]
     return "\n".join(lines + (_end_of(r) if r.state == "stopped" or r.post_mortem else []))
 
 
 def _end_of(r: Record) -> list[str]:
     "What is told at the end."
     drill = DRILLS[r.name]
-    lines = [f"What had been done ({r.name}): {drill.cause}", f"What would have shown it earlier: {drill.earlier}"]
-    return lines + [f"Put back at the end: {what}." for what in r.put_back]
+    lines = [words("drill.was", name=r.name, cause=drill.cause), words("drill.earlier", earlier=drill.earlier)]
+    return lines + [words("drill.put_back", what=what) for what in r.put_back]
 
 # %% ../../nbs/26_search_drill.ipynb #0630ce03
 AIR = """SELECT pg_relation_size('track_genres') > 3 * sum(pg_column_size(g.*) + 28) FROM track_genres g"""  # 28: header, pointer
@@ -424,8 +420,8 @@ AIR = """SELECT pg_relation_size('track_genres') > 3 * sum(pg_column_size(g.*) +
 
 def trouble(store: Store) -> str:  # empty if there is none
     "What speaks against a drill before anything is measured."
-    if store.count(MODEL_ID) < 1_000: return "there are fewer than 1,000 tracks: run rap-analyzer setup first"
-    if INDEX not in built(store, fresh=True): return "the index of the vectors is missing: run rap-analyzer setup first"
+    if store.count(MODEL_ID) < 1_000: return words("drill.tracks")
+    if INDEX not in built(store, fresh=True): return words("drill.index")
     with store.admin("rap_loader") as con: bloated = con.execute(AIR).fetchone()[0]
     return "the table track_genres is mostly air: VACUUM (FULL, ANALYZE) track_genres first" if bloated else ""
 
@@ -445,11 +441,11 @@ def _alone(store: Store) -> Iterator[Lab]:
 
 def _choose(name: str, store: Store, external: bool) -> str:  # one of DRILLS
     "Refuse what cannot be started."
-    if name not in (*DRILLS, "random"): raise ValueError(f"there is no drill {name!r}; there are: {', '.join(DRILLS)}, random")
+    if name not in (*DRILLS, "random"): raise ValueError(words("drill.unknown", name=name, names=", ".join(DRILLS)))
     if (store.lab.external_db or store.lab.external_redis) and not external:
         raise LabError("a drill breaks things, and these servers are not the lab's own (DATABASE_URL, REDIS_URL): "
                        "unset them, or say --external if nobody else uses them.")
-    if opened(store.lab): raise LabError("a drill is open: rap-analyzer drill check, or rap-analyzer drill stop.")
+    if opened(store.lab): raise LabError(words("drill.there"))
     return secrets.choice(list(DRILLS)) if name == "random" else name
 
 
@@ -500,7 +496,7 @@ def start(
 def _open_one(lab: Lab) -> Record:
     "The open drill; LabError if there is none."
     if r := opened(lab): return r
-    raise LabError(f"no drill is open: rap-analyzer drill start {'|'.join(DRILLS)}|random")
+    raise LabError(words("drill.start", names="|".join([*DRILLS, "random"])))
 
 
 def check(store: Store | None = None) -> Record:  # its state is `passed` if the numbers are back
@@ -508,7 +504,7 @@ def check(store: Store | None = None) -> Record:  # its state is `passed` if the
     store = store or default_store()
     with _alone(store) as lab:
         r = _open_one(lab)
-        if r.state == "breaking": raise LabError("its start was interrupted: rap-analyzer drill stop, then start again.")
+        if r.state == "breaking": raise LabError(words("drill.interrupted"))
         store.changed()
         r.now, r.checks = read_signs(store, r.before), r.checks + 1
         if r.off: _write(_file(lab), r)
@@ -563,7 +559,7 @@ def post_mortem(
 ) -> Record:  # shows what it was
     "Store a post-mortem with the newest drill that was passed."
     lab = (store or default_store()).lab
-    if not (passed := [r for r in finished(lab) if r.state == "passed"]): raise LabError("no drill has been passed yet.")
+    if not (passed := [r for r in finished(lab) if r.state == "passed"]): raise LabError(words("drill.not_passed"))
     if odd := set(said) - set(FIELDS): raise ValueError(f"unknown field {sorted(odd)[0]!r}; expected {', '.join(FIELDS)}")
     for name, asked in FIELDS.items():
         if len(str(said.get(name, "")).split()) < 3: raise ValueError(f"{name}: {asked} A sentence, please (three words or more).")
