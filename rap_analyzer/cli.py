@@ -351,14 +351,16 @@ def learn_next(path: Annotated[str | None, typer.Option(help="A reading path of 
 
 @learn_app.command("progress")
 def learn_progress(
-    html: Annotated[Path | None, typer.Option(help="Write a page with evidence and a plot of your guesses.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="Where to, with --html; default: progress.html in the lab's home.")] = None,
+    html: Annotated[bool, typer.Option("--html", help="Write a page with evidence and a plot of your guesses.")] = False,
     json_: AsJson = False,
 ) -> None:
     "How far you are."
     from rap_analyzer.learn import guess_line, guesses, overview, overview_text, progress_page
     from rap_analyzer.search.drill import history
-    if html: html.write_text(progress_page(), encoding="utf-8")
-    show(rows := overview(), json_, "\n".join([overview_text(rows), guess_line(guesses()), *history()]) if not html else str(html))
+    page = file or settings().home / "progress.html"
+    if html: page.write_text(progress_page(), encoding="utf-8")
+    show(rows := overview(), json_, "\n".join([overview_text(rows), guess_line(guesses()), *history()]) if not html else str(page))
 
 # %% ../nbs/99_cli.ipynb #abb07c20
 @learn_app.command("export")

@@ -293,6 +293,7 @@ def test_a_page_with_guesses(home):
     predict("a.b", 10)                                                    # too late to count
     assert learn.guesses() == [("a.b", 30.0, 10.0, 3.0)]
     assert "page.html" in rap("progress", "--html", str(home / "page.html")).stdout
+    assert rap("progress", "--html").stdout.strip() == str(home / "progress.html") and (home / "progress.html").exists()
     page = (home / "page.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 1 and "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", "").replace("https://matplotlib.org", "")
