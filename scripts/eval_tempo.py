@@ -7,16 +7,16 @@ table by style: Acc1 (tempo within 4 %), Acc2 (that, or twice, three times, a ha
 """
 import argparse
 import csv
+import importlib.util
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import mido
-import mir_eval
 import numpy as np
 import pandas as pd
+import soxr
 
 from rap_analyzer.music.audio import Clip, load, mp3
 from rap_analyzer.music.catalog import GENRES, tracks
@@ -38,6 +38,8 @@ class Piece(NamedTuple):
 
 def performances(folder: Path, seconds: float, kit: str, limit: int | None = None, every: int = 1) -> Iterator[Piece]:
     "The first `seconds` of human drum performances, on our kit."
+    import mido
+
     with open(folder / "index.csv", encoding="utf-8") as f: rows = list(csv.DictReader(f))[::every][:limit]
     for row in rows:
         at, strokes = 0.0, []
@@ -61,11 +63,16 @@ def rendered(n: int, seconds: float, start: int = 40_000) -> Iterator[Piece]:
         if not any(left.values()): return
 
 
-def telephone(x: np.ndarray, sr: int) -> np.ndarray: return band(x, sr, 300, 3_400)
-def muffled(x: np.ndarray, sr: int) -> np.ndarray: return band(x, sr, 0, 1_000)
-def noisy(x: np.ndarray, sr: int) -> np.ndarray:
-    "White noise, 10 dB below the music."
-    return x + np.random.default_rng(7).normal(0, np.sqrt(np.mean(x**2)) * 10 ** (-10 / 20), len(x))
+def hissing(x: np.ndarray, db: float) -> np.ndarray:
+    "White noise, so many decibels below the music."
+    return x + np.random.default_rng(7).normal(0, np.sqrt(np.mean(x**2)) * 10 ** (-db / 20), len(x))
+
+
+def telephone(x: np.ndarray, sr: int) -> np.ndarray: return hissing(band(band(x, sr, 300, 3_400), sr, 300, 3_400), 25)
+def muffled(x: np.ndarray, sr: int) -> np.ndarray: return hissing(band(band(x, sr, 0, 500), sr, 0, 500), 40)
+def noisy(x: np.ndarray, sr: int) -> np.ndarray: return hissing(x, 10)
+
+
 def bassy(x: np.ndarray, sr: int) -> np.ndarray:
     "A bass line that has nothing to do with the beat, as loud as the music."
     rng, t, out = np.random.default_rng(7), np.arange(int(0.5 * sr)) / sr, np.zeros(len(x) + sr)
@@ -73,9 +80,12 @@ def bassy(x: np.ndarray, sr: int) -> np.ndarray:
         if (i := int(at * sr)) < len(x): out[i:i + len(t)] += np.sin(2 * np.pi * rng.uniform(40, 110) * t) * np.exp(-t / 0.25)
     out = out[: len(x)]
     return x + out * np.sqrt(np.mean(x**2) / np.mean(out**2))
+
+
 def small_mp3(x: np.ndarray, sr: int) -> np.ndarray:
-    "Through an MP3 and back."
-    return load(mp3(Clip((x / np.abs(x).max()).astype(np.float32), sr))).samples[: len(x)].astype(np.float64)
+    "Through an MP3 of the usual rate and back."
+    sound = soxr.resample((0.9 * x / np.abs(x).max()).astype(np.float32), sr, 44_100).clip(-1, 1)
+    return load(mp3(Clip(sound, 44_100)), sr).samples[: len(x)].astype(np.float64)
 
 
 DEGRADE = {"telephone": telephone, "muffled": muffled, "noise": noisy, "bass": bassy, "mp3": small_mp3}
@@ -94,6 +104,8 @@ def right(said: float, truth: float) -> tuple[bool, bool]:  # Acc1, Acc2
 
 def f_measure(said: np.ndarray, truth: np.ndarray | None) -> float:
     "Beats within 70 ms, as mir_eval counts them."
+    import mir_eval  # takes seconds
+
     if truth is None or not len(truth): return float("nan")
     return mir_eval.beat.f_measure(mir_eval.beat.trim_beats(truth), mir_eval.beat.trim_beats(said))
 
@@ -145,9 +157,7 @@ def main() -> None:
     pieces = rendered(given.rendered, given.seconds) if given.rendered else performances(
         given.data, given.seconds, given.kit, given.limit, given.every)
     ours, theirs, spent = [], [], 0.0
-    try: import librosa  # noqa: F401
-    except ImportError: beside = False
-    else: beside = True
+    beside = importlib.util.find_spec("librosa") is not None
     for piece in pieces:
         if given.degrade != "none": piece = worse(piece, given.degrade)
         start = time.process_time()
