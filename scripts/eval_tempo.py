@@ -122,7 +122,7 @@ def librosa_default(clip: Clip) -> Tempo:
     import librosa
 
     bpm, at = librosa.beat.beat_track(y=clip.samples, sr=clip.sr, units="time")
-    return Tempo(float(np.ravel(bpm)[0]), np.asarray(at), 0.0, ())
+    return Tempo(float(np.ravel(bpm)[0]), np.asarray(at), 0.0, [])
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -121,7 +121,7 @@ NOTHING = {
 @pytest.mark.parametrize("name", NOTHING)
 def test_no_pulse_is_no_error(name):
     found = tempo(Clip(NOTHING[name].astype(np.float32), SR))
-    assert (found.bpm, len(found.beats), found.confidence, found.candidates) == (0.0, 0, 0.0, ())
+    assert (found.bpm, len(found.beats), found.confidence, found.candidates) == (0.0, 0, 0.0, [])
 
 
 def test_noise_and_aimless_strokes_make_it_doubt():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RATE', 'FPS', 'EDGES', 'REGISTERS', 'GRID', 'LAGS', 'CROSS', 'PULSES', 'Layers', 'AROUND', 'MIN_S', 'QUIET', 'LONG_S',
-           'SECTION_S', 'NONE', 'bands', 'rises', 'onsets', 'bell', 'sharpen', 'same', 'read', 'evidence', 'weights',
-           'scores', 'odds', 'Tempo', 'ranked', 'surroundings', 'beat_chance', 'path', 'listen', 'weigh', 'refine',
+           'SECTION_S', 'bands', 'rises', 'onsets', 'bell', 'sharpen', 'same', 'read', 'evidence', 'weights', 'scores',
+           'odds', 'Tempo', 'ranked', 'surroundings', 'beat_chance', 'path', 'listen', 'weigh', 'refine', 'no_pulse',
            'lively', 'settle', 'tempo', 'tempo_of']
 
 # %% ../../nbs/13_music_tempo.ipynb #722225c2
@@ -141,7 +141,7 @@ class Tempo:
     bpm: float
     beats: np.ndarray  # s, float64
     confidence: float  # 0..1: how probable it is that `bpm` is right within 4 %
-    candidates: tuple[tuple[float, float], ...]
+    candidates: list[tuple[float, float]]
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -149,7 +149,7 @@ class Tempo:
         return f"Tempo({self.bpm:.1f} BPM, {self.confidence:.0%} sure, {len(self.beats)} beats; otherwise {others or 'nothing'})"
 
 
-def ranked(p: np.ndarray, k: int = 5) -> tuple[tuple[float, float], ...]:  # (BPM, weight), likeliest first
+def ranked(p: np.ndarray, k: int = 5) -> list[tuple[float, float]]:  # (BPM, weight), likeliest first
     "Candidates: the windows of 4 % that hold the most probability."
     p, out = np.pad(p, 2), []
     grid = GRID[0] * 1.02 ** np.arange(-2, len(GRID) + 2)
@@ -158,7 +158,7 @@ def ranked(p: np.ndarray, k: int = 5) -> tuple[tuple[float, float], ...]:  # (BP
         if (share := p[i:i + 5].sum()) < 0.01 and out: break
         out.append((float(np.exp(p[i:i + 5] @ np.log(grid[i:i + 5]) / share)), float(share)))
         p[i:i + 5] = 0
-    return tuple(out)
+    return out
 
 # %% ../../nbs/13_music_tempo.ipynb #fc17b34c
 AROUND = np.array(sorted({*(np.arange(-8, 9) / 4), *(np.array([-2, -1, 1, 2]) / 3), -4, -3, 3, 4}))  # beats before and after
@@ -224,7 +224,9 @@ def refine(bpm: float, at: np.ndarray) -> float:
     return float(found) if abs(found / bpm - 1) < 0.04 else bpm
 
 # %% ../../nbs/13_music_tempo.ipynb #21c64785
-NONE = Tempo(0.0, np.zeros(0), 0.0, ())
+def no_pulse() -> Tempo:
+    "What is said of silence."
+    return Tempo(0.0, np.zeros(0), 0.0, [])
 
 
 def lively(curves: np.ndarray) -> bool:
@@ -237,7 +239,7 @@ def settle(parts: list[np.ndarray], prior: tuple[float, float] | None = None) ->
     "One tempo for curves that follow each other; the mean of their odds decides."
     p = [odds(c) if c.shape[1] >= MIN_S * FPS and lively(c) else None for c in parts]
     heard = [x if prior is None else weigh(x, *prior) for x in p if x is not None]
-    if not heard: return NONE
+    if not heard: return no_pulse()
     candidates = ranked(np.mean(heard, axis=0))
     bpm, start, beats, exact, said = candidates[0][0], 0, [], [], []
     for curves, x in zip(parts, p, strict=True):
@@ -260,7 +262,7 @@ def tempo(
     prior: tuple[float, float] | None = None,  # what you know: (BPM, octaves around it)
 ) -> Tempo:
     "Tempo and beats of a clip; longer than a minute, it is heard in sections."
-    if clip.seconds < MIN_S: return NONE
+    if clip.seconds < MIN_S: return no_pulse()
     if clip.seconds <= LONG_S: return settle([listen(clip, power, hop)], prior)
     size = SECTION_S * clip.sr
     return tempo_of((Clip(clip.samples[i:i + size], clip.sr) for i in range(0, len(clip.samples), size)), prior)
