@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import tracemalloc
 import zipfile
 from functools import lru_cache
@@ -81,6 +82,10 @@ def test_another_package_of_that_name_is_refused(mirror, tmp_path, wheel):
 def test_without_network_and_cache_the_error_says_what_to_do(mirror, tmp_path):
     mirror(tmp_path / "nowhere")
     with pytest.raises(LabError, match="connect once"): fetch("msd", tmp_path / "cache")
+    began = time.monotonic()
+    for _ in range(100):
+        with pytest.raises(LabError, match="connect once"): fetch("msd", tmp_path / "cache")
+    assert time.monotonic() - began < 1, "every file of a folder waited for the network again"
     with pytest.raises(LabError, match="cannot keep"): fetch("msd", "/dev/null/cache")
 
 
