@@ -95,6 +95,34 @@ def test_a_scheme_does_not_depend_on_what_stood_before() -> None:
     assert lyrics.rhyme_scheme(lines) == lyrics.rhyme_scheme([x.upper() + "!" for x in lines]) == ["A", "A", "B", "B"]
 
 
+def test_slant_couplets_of_a_long_verse_are_heard() -> None:
+    verse = """I came up from the bottom of a long cold road
+every night on the corner with a heavy load
+mama told me that the city would be hard on home
+so I wrote it in the margins of a block of stone
+got a pocket full of paper and a pen in time
+every word another brick and every brick is mine
+I was young and I was hungry and I had no name
+but the fire in my belly was a steady flame
+they were talking in the kitchen about what I lack
+I was walking to the station with a heavy pack
+never asking for a favor never breaking down
+only looking for a reason to come back to town"""
+    assert "".join(lyrics.rhyme_scheme(verse.splitlines())) == "AABBCCDDEEFF"
+
+
+def test_prose_has_no_rhymes() -> None:
+    prose = """He walked into the room and looked around
+There was nothing on the shelf but an old clock
+Somebody had left a letter by the lamp
+It was addressed to a person he had never met
+Outside the wind was moving in the trees
+A dog began to howl behind the fence
+He put the letter carefully into his coat
+and left the house without another word"""
+    assert "".join(lyrics.rhyme_scheme(prose.splitlines())) == "ABCDEFGH"
+
+
 def test_internal_rhymes() -> None:
     assert lyrics.internal_rhymes("while I nodded, nearly napping, there came a tapping") == [("napping", "tapping")]
     assert lyrics.internal_rhymes("you do it to me") == []

