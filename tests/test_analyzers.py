@@ -284,6 +284,13 @@ def test_nobody_stays_behind(install, clip, tmp_path):
     pytest.fail("a stuck plugin outlived us by ten seconds")
 
 
+def test_a_plugin_may_ask_how_long_the_whole_is(install, tmp_path, monkeypatch):
+    for name, value in (("WHOLE_S", 20.0), ("PART_S", 2.0), ("PARTS", 4)): monkeypatch.setattr(analyzers, name, value)
+    install("whole", "def look(clip, seconds): return Analysis({'part': len(clip.samples) / clip.sr, 'whole': seconds}, 1)")
+    got = analyze_file(wav(tmp_path / "long.wav", 61), only=["whole"])["whole"].value
+    assert got["part"] == 8 and got["whole"] == pytest.approx(61, abs=0.1)
+
+
 def test_what_a_finding_may_be():
     got = finding(Analysis({"a": (1, 2.5), "b": {"c": None}}, 1, ["w"] * 50))
     assert got.value == {"a": [1, 2.5], "b": {"c": None}} and got.confidence == 1.0 and len(got.warnings) == 20
@@ -308,7 +315,7 @@ def test_an_hour_is_heard_in_parts(install, tmp_path, monkeypatch):
 
 def test_beats_of_parts_are_told_in_the_time_of_the_file(tmp_path, monkeypatch):
     for name, value in (("WHOLE_S", 20.0), ("PART_S", 2.0), ("PARTS", 4)): monkeypatch.setattr(analyzers, name, value)
-    look = lambda clip, lyrics, results, profile: Analysis({"beats": [0.5, 2.5, 4.0, 7.5]}, 1)
+    look = lambda **given: Analysis({"beats": [0.5, 2.5, 4.0, 7.5]}, 1)
     told = {"tempo": analyzers.Plugin("tempo", "1", ("audio",), 1, "", look, False)}
     monkeypatch.setattr(analyzers, "discover", lambda: analyzers.Found(told, {}))
     got = analyze_file(wav(tmp_path / "long.wav", 60))

@@ -137,7 +137,8 @@ def test_titles_come_from_the_file_or_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("stem, said", [
-    ("03 - A - B", ("A", "B")), ("A - B", ("A", "B")), ("03. B", (UNKNOWN, "B")), ("1999", (UNKNOWN, "1999")), ("", (UNKNOWN, UNKNOWN)),
+    ("03 - A - B", ("A", "B")), ("A - B", ("A", "B")), ("03. B", (UNKNOWN, "B")), ("1999", (UNKNOWN, "1999")),
+    ("", (UNKNOWN, UNKNOWN)),
     ("50 ways", (UNKNOWN, "50 ways")), ("a_b_c", (UNKNOWN, "a b c")), ("A – B – C", ("A", "B - C")), ("99-B", (UNKNOWN, "B")),
     (os.fsdecode(b"caf\xe9 - x"), ("caf\ufffd", "x")), ("A\x00 - \x1bB", ("A", "B")), ("x" * 9_999, (UNKNOWN, "x" * 500))])
 def test_what_a_name_says(stem, said):
@@ -156,7 +157,8 @@ def test_what_counts_as_sound(tmp_path):
 
 
 @pytest.mark.parametrize("data, text", [
-    ("а\nб".encode(), "а\nб"), ("а".encode("utf-16"), "а"), ("\ufeffа".encode(), "а"), ("дождь".encode("cp1251"), "дождь"), (b"", ""),
+    ("а\nб".encode(), "а\nб"), ("а".encode("utf-16"), "а"), ("\ufeffа".encode(), "а"),
+    ("дождь".encode("cp1251"), "дождь"), (b"", ""),
     (b"[ti:X]\r\n[00:01.20][00:09.20]la <00:01.90>la\r\n\r\n[02:03]lo", "la la\n\nlo"), (b"[Chorus]\nhey", "[Chorus]\nhey"),
     (b"a\x00b" + b"c" * 500, "ab" + "c" * 500), ("🙂 no vowls".encode(), "🙂 no vowls")])
 def test_lyrics_of_any_kind(data, text, tmp_path):
@@ -178,8 +180,9 @@ def test_shown_is_what_a_database_holds():
 def start(home, tenant, folder, *more, profile="fast"):
     "The command, in a process of its own."
     env = {**os.environ, "RAP_LAB_HOME": str(home), "RAP_API_TENANT": tenant, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.Popen([sys.executable, "-m", "rap_analyzer.cli", "ingest", str(folder), "--profile", profile, "--json", *more],
-                            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [sys.executable, "-m", "rap_analyzer.cli", "ingest", str(folder), "--profile", profile, "--json", *more]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=env, **pipes, text=True, start_new_session=True)
 
 
 def test_killed_in_the_middle_nothing_twice_nothing_lost(quick, mine, lab_home, tmp_path):

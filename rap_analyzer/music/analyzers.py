@@ -9,7 +9,7 @@ __all__ = ['GROUP', 'CONTRACT', 'PROFILES', 'INPUTS', 'FIVE', 'MAX_VALUE', 'MAX_
            'unfit', 'finding', 'Line', 'receive', 'Broken', 'Worker', 'stop_workers', 'in_words', 'serve', 'call',
            'as_guest', 'Plugin', 'Found', 'ask_guest', 'notes', 'at_home', 'meet', 'in_order', 'objection',
            'look_around', 'discover', 'roll', 'numbers', 'look_tempo', 'guess', 'look_genre', 'look_mood',
-           'look_embedding', 'plain', 'look_lyrics', 'Five', 'hindrance', 'look', 'Analyses', 'headline', 'analyze',
+           'look_embedding', 'plain', 'look_lyrics', 'Five', 'Analyses', 'hindrance', 'look', 'headline', 'analyze',
            'parts_of', 'hear', 'analyze_file', 'pack', 'unpack', 'as_hearer', 'hear_in', 'batch', 'in_turn']
 
 # %% ../../nbs/17_music_analyzers.ipynb #9677a6d9
@@ -55,7 +55,7 @@ MAX_VALUE, MAX_LIMIT_S = 1_000_000, 60.0  # characters of a value as JSON; the l
 
 @dataclass(frozen=True, kw_only=True)
 class Analyzer:
-    "What an analyzer tells about itself, and the function that looks: it may name clip, lyrics, results, profile as parameters."
+    "What an analyzer tells about itself, and the function that looks: it names what it wants of ARGUMENTS."
     name: str
     version: str
     contract: int  # the CONTRACT it was written for: write the number down, do not import it
@@ -88,7 +88,7 @@ class Spec:
         "The analyzers that a plugin brings."
 
 # %% ../../nbs/17_music_analyzers.ipynb #7384780e
-ARGUMENTS = ("clip", "lyrics", "results", "profile")
+ARGUMENTS = ("clip", "lyrics", "results", "profile", "seconds")  # seconds: of the whole song, if the clip is parts of it
 
 
 def offered(entry: EntryPoint) -> list[Analyzer]:  # at least one
@@ -328,7 +328,7 @@ def as_guest(name: str, value: str) -> tuple[dict, Callable[[dict, bytearray], d
     def answer(question: dict, blob: bytearray) -> dict:
         clip = Clip(np.frombuffer(blob, np.float32), question["sr"]) if question["sr"] else None
         results = {k: Analysis(**v) for k, v in question["results"].items()}
-        got = call(brought[question["which"]], clip=clip, lyrics=question["lyrics"], results=results, profile=question["profile"])
+        got = call(brought[question["which"]], clip=clip, results=results, **question["given"])
         return {"value": got.value, "confidence": got.confidence, "warnings": got.warnings}
     return {"cards": json.loads(json.dumps([card(a) for a in brought], default=lambda x: None))}, answer
 
@@ -356,11 +356,11 @@ class Found:
 
 # %% ../../nbs/17_music_analyzers.ipynb #83c08bed
 def ask_guest(
-    worker: Worker, which: int, limit_s: float, *, clip: Clip | None, lyrics: str | None, results: Mapping, profile: str,
+    worker: Worker, which: int, limit_s: float, *, clip: Clip | None, results: Mapping[str, Analysis], **given: object,
 ) -> Analysis:
     "Run a plugin's analyzer in its process."
     told = {k: {"value": a.value, "confidence": a.confidence, "name": k, "version": a.version} for k, a in results.items()}
-    question = {"which": which, "sr": clip.sr if clip else 0, "lyrics": lyrics, "results": told, "profile": profile}
+    question = {"which": which, "sr": clip.sr if clip else 0, "results": told, "given": given}
     got = worker.ask(question, memoryview(clip.samples).cast("B") if clip else b"", limit_s)
     return finding(Analysis(got.get("value"), got.get("confidence"), got.get("warnings")))
 
@@ -489,16 +489,17 @@ def plain(x: object) -> object:
     "Dataclasses, arrays and tuples as JSON has them."
     if isinstance(x, np.ndarray | np.generic): x = x.tolist()
     if is_dataclass(x): return {f.name: plain(getattr(x, f.name)) for f in fields(x)}
+    if isinstance(x, tuple) and hasattr(x, "_asdict"): x = x._asdict()
     if isinstance(x, Mapping): return {str(k): plain(v) for k, v in x.items()}
     if isinstance(x, list | tuple | set): return [plain(v) for v in x]
     return round(x, 4) if isinstance(x, float) else x
 
 
-def look_lyrics(clip: Clip | None, lyrics: str, results: Mapping[str, Analysis]) -> Analysis:
+def look_lyrics(lyrics: str, seconds: float | None, results: Mapping[str, Analysis]) -> Analysis:
     "Language, syllables, rhymes, flow, mood of the words."
     from rap_analyzer.music.lyrics import lyrics as read
     t = results["tempo"].found if "tempo" in results else None
-    got = read(lyrics, bpm=t.bpm if t else None, seconds=clip.seconds if clip else None)
+    got = read(lyrics, bpm=t.bpm if t else None, seconds=seconds)
     value = {f.name: plain(getattr(got, f.name)) for f in fields(got) if f.name not in ("vector", "confidence", "warnings")}
     return Analysis(value, float(got.confidence), tuple(got.warnings), found=got)
 
@@ -520,34 +521,6 @@ class Five:
 
 
 five = Five()  # what the entry point in pyproject.toml names
-
-# %% ../../nbs/17_music_analyzers.ipynb #63f5a10a
-STRIKES = 3  # failures in a row after which a plugin is left alone, if its process had to be stopped each time
-_strikes: Counter[str] = Counter()
-
-
-def hindrance(p: Plugin, clip: Clip | None, lyrics: str | None, done: Mapping[str, Analysis]) -> str | None:  # None: none
-    "Why an analyzer is not asked; empty where there is nothing for it to look at."
-    for need in p.needs:
-        if need == "audio" and clip is None or need == "words" and lyrics is None: return ""
-        if need in done and done[need].value is None: return f"it needs {need}, which failed" if done[need].error else ""
-    if _strikes[p.name] >= STRIKES: return f"left alone: its process had to be stopped {STRIKES} times in a row"
-    return None
-
-# %% ../../nbs/17_music_analyzers.ipynb #1be4bc30
-def look(p: Plugin, clip: Clip | None, lyrics: str | None, profile: str, done: Mapping[str, Analysis]) -> Analysis:
-    "Ask one analyzer; never raises."
-    known = {k: a for k in (need.rstrip("?") for need in p.needs) if (a := done.get(k)) and a.value is not None}
-    why = hindrance(p, clip, lyrics, done)
-    if why is not None: return Analysis(None, name=p.name, version=p.version, error=why or None)
-    began = time.perf_counter()
-    try:
-        got = p.run(clip=clip, lyrics=lyrics, results=known, profile=profile)
-        if p.guest: _strikes.pop(p.name, None)
-    except Exception as e:
-        got = Analysis(None, error=in_words(e))
-        _strikes[p.name] += isinstance(e, Broken) and e.stopped
-    return replace(got, name=p.name, version=p.version, ms=round((time.perf_counter() - began) * 1e3, 3))
 
 # %% ../../nbs/17_music_analyzers.ipynb #16e13483
 class Analyses(dict):
@@ -571,6 +544,34 @@ class Analyses(dict):
         about = [f"{k}: {w}" for k, a in self.items() for w in (*a.warnings, *([a.error] if a.error else []))]
         return self.heard + about
 
+# %% ../../nbs/17_music_analyzers.ipynb #63f5a10a
+STRIKES = 3  # failures in a row after which a plugin is left alone, if its process had to be stopped each time
+_strikes: Counter[str] = Counter()
+
+
+def hindrance(p: Plugin, clip: Clip | None, lyrics: str | None, done: Mapping[str, Analysis]) -> str | None:  # None: none
+    "Why an analyzer is not asked; empty where there is nothing for it to look at."
+    for need in p.needs:
+        if need == "audio" and clip is None or need == "words" and lyrics is None: return ""
+        if need in done and done[need].value is None: return f"it needs {need}, which failed" if done[need].error else ""
+    if _strikes[p.name] >= STRIKES: return f"left alone: its process had to be stopped {STRIKES} times in a row"
+    return None
+
+# %% ../../nbs/17_music_analyzers.ipynb #1be4bc30
+def look(p: Plugin, clip: Clip | None, lyrics: str | None, profile: str, done: Analyses) -> Analysis:
+    "Ask one analyzer; never raises."
+    known = {k: a for k in (need.rstrip("?") for need in p.needs) if (a := done.get(k)) and a.value is not None}
+    why = hindrance(p, clip, lyrics, done)
+    if why is not None: return Analysis(None, name=p.name, version=p.version, error=why or None)
+    began = time.perf_counter()
+    try:
+        got = p.run(clip=clip, lyrics=lyrics, results=known, profile=profile, seconds=done.seconds or None)
+        if p.guest: _strikes.pop(p.name, None)
+    except Exception as e:
+        got = Analysis(None, error=in_words(e))
+        _strikes[p.name] += isinstance(e, Broken) and e.stopped
+    return replace(got, name=p.name, version=p.version, ms=round((time.perf_counter() - began) * 1e3, 3))
+
 # %% ../../nbs/17_music_analyzers.ipynb #2f48eb37
 @patch
 def as_dict(self: Analyses) -> dict:  # JSON
@@ -592,12 +593,16 @@ def headline(name: str, value: Mapping) -> str:
         others = [f"{c[0]:.0f}" for c in value["candidates"][1:3] if c[1] > 0.02]
         return f"{value['bpm']:.1f} BPM" + (f" (or {', '.join(others)})" if others else "")
     if name == "genre": return f"{value['label']} ({', '.join(t for t, _ in value['tags'][:3])})"
+    if name == "lyrics":
+        pace = value["flow"].get("per_beat")
+        beat = f", {pace:.1f} syllables a beat" if pace else ""
+        return f"{value['language']['code']}, {''.join(value['scheme'][:8])}{beat}, {value['rhyme']['rhymed']:.0%} of lines rhyme"
     if name == "embedding": return f"{len(value['vector'])} numbers, from {', '.join(value['parts'])}"
     if "label" in value: return str(value["label"])
     facts = [(k, v) for k, v in value.items() if isinstance(v, str | int | float) and not isinstance(v, bool)]
     return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts[:4])[:90]
 
-
+# %% ../../nbs/17_music_analyzers.ipynb #c038033a
 @patch
 def summary(self: Analyses) -> str:  # several lines
     "The answer for a person: what was found, how sure, how long it took, what to beware of."
@@ -617,6 +622,7 @@ def analyze(
     lyrics: str | None = None,  # the words; blank ones count as none
     profile: str = "full",  # or "fast": the network hears a few patches
     only: Iterable[str] | None = None,  # names of analyzers; default: all that are installed
+    seconds: float | None = None,  # of the whole song, if the clip is parts of it
 ) -> Analyses:  # a dict: name -> Analysis. Raises BadAudio where there is nothing to hear
     "Ask every analyzer about one song; one that fails costs its own result."
     if profile not in PROFILES: raise ValueError(f"expected one of the profiles {', '.join(PROFILES)}, got {profile!r}")
@@ -626,7 +632,7 @@ def analyze(
     plugins, began = discover().plugins, time.perf_counter()
     only = list(plugins if only is None else only)
     if lost := [n for n in only if n not in plugins]: raise LookupError(f"no analyzer {lost[0]!r}: there are {', '.join(plugins)}")
-    out = Analyses(warnings=validate(clip) if clip else (), seconds=clip.seconds if clip else 0.0, profile=profile)
+    out = Analyses(warnings=validate(clip) if clip else (), seconds=seconds or (clip.seconds if clip else 0.0), profile=profile)
     out.before = {"validate": (time.perf_counter() - began) * 1e3}
     for p in plugins.values():
         if p.name in only: out[p.name] = look(p, clip, lyrics, profile, out)
@@ -665,8 +671,8 @@ def analyze_file(
     began = time.perf_counter()
     clip, starts, seconds = hear(path)
     took = (time.perf_counter() - began) * 1e3
-    out = analyze(clip, lyrics, profile, only)
-    out.before, out.seconds = {"decode": took, **out.before}, seconds
+    out = analyze(clip, lyrics, profile, only, seconds)
+    out.before = {"decode": took, **out.before}
     if starts:
         out.heard.append(f"{seconds / 60:.0f} minutes: {len(starts)} parts of {PART_S:g} s were heard")
         beats = (out["tempo"].value or {}).get("beats", []) if "tempo" in out else []

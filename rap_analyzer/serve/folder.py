@@ -115,11 +115,11 @@ def to_track(job: Job, heard: Analyses, id: int) -> Track:
     found = {k: a.value or {} for k, a in heard.items()}
     get = lambda analyzer, key: found.get(analyzer, {}).get(key) or None
     artist, title, year = names(job.path)
-    bpm, genre, scheme = get("tempo", "bpm"), get("genre", "label"), get("lyrics", "scheme")
+    bpm, genre, scheme, tongue = get("tempo", "bpm"), get("genre", "label"), get("lyrics", "scheme"), get("lyrics", "language")
     return Track(
         id=id, external_id=job.external_id, title=title, artist=artist, artist_id=None, genres=(genre,) if genre else (),
         mood=get("mood", "label"), bpm=float(np.float32(bpm)) if bpm else None, key=None, swing=None,
-        rhyme_scheme="".join(scheme[:4]) if scheme else None, lyrics=job.words, language=get("lyrics", "language"), year=year,
+        rhyme_scheme="".join(scheme[:4]) if scheme else None, lyrics=job.words, language=tongue and tongue["code"], year=year,
         popularity=None)
 
 # %% ../../nbs/30_serve_folder.ipynb #f3680165
