@@ -78,3 +78,11 @@ def test_it_is_part_of_a_whole_answer(installed):
     told = analyze(sine(seconds=5)).as_dict()
     assert told["loudness"]["lufs"] < 0 and told["timing_ms"]["loudness"] > 0 and told["versions"]["loudness"] == "1.0.0"
     assert any(w.startswith("loudness: of the mono mix") for w in told["warnings"])
+
+
+def test_the_contract_is_documented_where_authors_look():
+    from dataclasses import fields
+    chapter = (SOURCE.parent.parent / "nbs" / "17_music_analyzers.ipynb").read_text(encoding="utf-8")
+    prose = chapter + (SOURCE / "README.md").read_text(encoding="utf-8")
+    assert all(f.name in prose for f in fields(analyzers.Analyzer)) and all(a in prose for a in analyzers.ARGUMENTS)
+    assert analyzers.GROUP in (SOURCE / "pyproject.toml").read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ __all__ = ['GROUP', 'CONTRACT', 'PROFILES', 'INPUTS', 'FIVE', 'MAX_VALUE', 'MAX_
            'as_guest', 'Plugin', 'Found', 'ask_guest', 'notes', 'at_home', 'meet', 'in_order', 'objection',
            'look_around', 'discover', 'roll', 'numbers', 'look_tempo', 'guess', 'look_genre', 'look_mood',
            'look_embedding', 'plain', 'look_lyrics', 'Five', 'Analyses', 'hindrance', 'look', 'headline', 'analyze',
-           'parts_of', 'hear', 'analyze_file', 'pack', 'unpack', 'as_hearer', 'hear_in', 'batch', 'in_turn']
+           'share_plot', 'parts_of', 'hear', 'analyze_file', 'pack', 'unpack', 'as_hearer', 'hear_in', 'batch',
+           'in_turn']
 
 # %% ../../nbs/17_music_analyzers.ipynb #9677a6d9
 import atexit
@@ -43,6 +44,7 @@ import pluggy
 from fastcore.basics import patch
 
 from ..core import LabError
+from ..ledger import Picture
 from .audio import BadAudio, Clip, load, opened, sections, validate
 
 # %% ../../nbs/17_music_analyzers.ipynb #eaa15ce2
@@ -616,6 +618,10 @@ def summary(self: Analyses) -> str:  # several lines
     rows += [f"warning: {w}" for w in self.heard] + [f"warning: {k}: {w}" for k, a in self.items() for w in a.warnings]
     return "\n".join(rows)
 
+
+@patch
+def __repr__(self: Analyses) -> str: return self.summary()
+
 # %% ../../nbs/17_music_analyzers.ipynb #0cfdc320
 def analyze(
     clip: Clip | None,  # the sound; None: words alone
@@ -637,6 +643,26 @@ def analyze(
     for p in plugins.values():
         if p.name in only: out[p.name] = look(p, clip, lyrics, profile, out)
     return out
+
+# %% ../../nbs/17_music_analyzers.ipynb #1302cd48
+def share_plot(heard: Mapping[str, Analyses]) -> Picture:  # `.figure` is matplotlib's
+    "How long each step took, for some answers by name, on one axis."
+    from matplotlib.figure import Figure
+    fig = Figure(figsize=(8, 0.8 + 0.5 * len(heard)), layout="constrained")
+    ax, said, colours = fig.subplots(), [], {}
+    for row, (name, a) in enumerate(heard.items()):
+        at = 0.0
+        for step, ms in a.timing_ms.items():
+            colour = colours.setdefault(step, f"C{len(colours)}")
+            ax.barh(row, ms, left=at, color=colour, label=step if row == 0 else None)
+            at += ms
+        slowest = max(a.timing_ms, key=a.timing_ms.get)
+        said.append(f"{name}: {at:.0f} ms, of which {slowest} takes {a.timing_ms[slowest] / at:.0%}")
+    ax.set_yticks(range(len(heard)), list(heard))
+    ax.set(xlabel="ms")
+    ax.invert_yaxis()
+    ax.legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.6))
+    return Picture("; ".join(said), fig)
 
 # %% ../../nbs/17_music_analyzers.ipynb #7d7d3e59
 WHOLE_S, PART_S, PARTS, PART_SR = 360.0, 30.0, 8, 22_050  # up to which length a song is heard whole; parts of a longer one
