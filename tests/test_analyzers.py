@@ -313,6 +313,11 @@ def test_an_hour_is_heard_in_parts(install, tmp_path, monkeypatch):
     assert analyze_file(wav(tmp_path / "short.wav", 10), only=["length"])["length"].value["s"] == 10
 
 
+def test_parts_of_a_short_file_are_the_whole(tmp_path):
+    clip, starts, seconds = analyzers.parts_of(wav(tmp_path / "a.wav", 10))    # a stream that did not say how long it is
+    assert (clip.seconds, clip.sr, starts, seconds) == (10, SR, [], pytest.approx(10, abs=0.01))
+
+
 def test_beats_of_parts_are_told_in_the_time_of_the_file(tmp_path, monkeypatch):
     for name, value in (("WHOLE_S", 20.0), ("PART_S", 2.0), ("PARTS", 4)): monkeypatch.setattr(analyzers, name, value)
     look = lambda **given: Analysis({"beats": [0.5, 2.5, 4.0, 7.5]}, 1)

@@ -676,6 +676,7 @@ def parts_of(path: str | Path) -> tuple[Clip, list[float], float]:  # sound, whe
         if i % step or part.seconds < PART_S: continue
         kept.append((i * PART_S, part.samples))
         if len(kept) == 2 * PARTS: kept, step = kept[::2], 2 * step
+    if seconds <= WHOLE_S: return load(path), [], seconds  # it had not said how long it is
     chosen = [kept[round(i)] for i in np.linspace(0, len(kept) - 1, min(PARTS, len(kept)))]
     return Clip(np.concatenate([x for _, x in chosen]), PART_SR), [at for at, _ in chosen], seconds
 

@@ -106,6 +106,7 @@ def __repr__(report: FolderReport) -> str:
             f"{report.copies:,} copies, {report.refused:,} refused; {report.seconds:.0f} s")
     lines = [f"  {r.file}: {r.text}" for r in report.refusals[:10]]
     if report.refused > 10: lines.append(f"  ... and {report.refused - 10:,} more; all by reason: {dict(report.why.most_common())}")
+    if report.model_id: lines.append(f"  what is near: rap-analyzer similar ID --model {report.model_id}")
     if report.without_vector: lines.append(f"  {report.without_vector:,} without an embedding: they are found by their words only")
     return "\n".join([head, *lines])
 
