@@ -117,7 +117,7 @@ CASES = {
     "dropped-index": (["similar"], [analyze, restart, other_index, larger_memory], [lambda s: build("hnsw_halfvec", s)]),
     "bloated-table": (["genres", "size"], [analyze, restart, plain_vacuum, larger_memory], [full_vacuum]),
     "cold-cache": (["hits"], [analyze, restart, warm, larger_memory], [delete_sessions, let_them_go]),
-    "idle-transaction": (["saves"], [cancel, warm, plain_vacuum, larger_memory], [end, kill_process]),      # ANALYZE would wait, too
+    "idle-transaction": (["saves"], [cancel, warm, plain_vacuum, larger_memory], [end, kill_process]),  # ANALYZE would wait, too
 }
 
 
