@@ -863,6 +863,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'rap_analyzer.music.lyrics.syllables': ( 'music_lyrics.html#syllables',
                                                                                     'rap_analyzer/music/lyrics.py'),
                                            'rap_analyzer.music.lyrics.tails': ('music_lyrics.html#tails', 'rap_analyzer/music/lyrics.py'),
+                                           'rap_analyzer.music.lyrics.times': ('music_lyrics.html#times', 'rap_analyzer/music/lyrics.py'),
                                            'rap_analyzer.music.lyrics.unsayable': ( 'music_lyrics.html#unsayable',
                                                                                     'rap_analyzer/music/lyrics.py'),
                                            'rap_analyzer.music.lyrics.vader': ('music_lyrics.html#vader', 'rap_analyzer/music/lyrics.py'),
