@@ -579,6 +579,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'rap_analyzer/music/analyzers.py'),
                                               'rap_analyzer.music.analyzers.finding': ( 'music_analyzers.html#finding',
                                                                                         'rap_analyzer/music/analyzers.py'),
+                                              'rap_analyzer.music.analyzers.first_minute': ( 'music_analyzers.html#first_minute',
+                                                                                             'rap_analyzer/music/analyzers.py'),
                                               'rap_analyzer.music.analyzers.guess': ( 'music_analyzers.html#guess',
                                                                                       'rap_analyzer/music/analyzers.py'),
                                               'rap_analyzer.music.analyzers.headline': ( 'music_analyzers.html#headline',

@@ -36,13 +36,14 @@ def tags(clip, patches=None):
     import numpy as np
     x = np.abs(np.fft.rfft(clip.samples[:16_000])).reshape(-1)[:512]
     return types.SimpleNamespace(genre=guess("trap"), mood=guess("dark"), top=[("Hip-Hop", .9)], vector=x)
-def embed(tags=None, lyrics=None, tempo=None):
+def embed(tags=None, lyrics=None, tempo=None, rhythm=None):
     import numpy as np
     x = np.resize(np.asarray(tags.vector, dtype=np.float32), 512) + 1e-3
     return x / np.linalg.norm(x)
 def lyrics(*args, **more): raise ValueError("not in this test")
-module("tempo", tempo=tempo), module("tags", tags=tags), module("lyrics", lyrics=lyrics)
-module("embedding", embed=embed, MODEL_ID="quick-1")
+def tempo_of(clip, power=None): return tempo(clip)
+module("tempo", tempo=tempo_of), module("tags", tags=tags), module("lyrics", lyrics=lyrics)
+module("embedding", embed=embed, rhythm=lambda clip, tempo, power: None, MODEL_ID="quick-1")
 """
 
 

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['GROUP', 'CONTRACT', 'PROFILES', 'INPUTS', 'FIVE', 'MAX_VALUE', 'MAX_LIMIT_S', 'hookspec', 'hookimpl', 'ARGUMENTS',
-           'RESERVED', 'MAX_REPLY', 'ONE_THREAD', 'START_S', 'CHILD', 'MEMORY', 'ROLES', 'OURS', 'FAST_PATCHES', 'five',
-           'STRIKES', 'WHOLE_S', 'PART_S', 'PARTS', 'PART_SR', 'Analyzer', 'Analysis', 'Spec', 'offered', 'card',
-           'unfit', 'finding', 'Line', 'receive', 'Broken', 'Worker', 'stop_workers', 'in_words', 'serve', 'call',
-           'as_guest', 'Plugin', 'Found', 'ask_guest', 'notes', 'at_home', 'meet', 'in_order', 'objection',
-           'look_around', 'discover', 'roll', 'numbers', 'look_tempo', 'guess', 'look_genre', 'look_mood',
-           'look_embedding', 'plain', 'look_lyrics', 'Five', 'Analyses', 'hindrance', 'look', 'headline', 'analyze',
-           'share_plot', 'parts_of', 'hear', 'analyze_file', 'pack', 'unpack', 'as_hearer', 'hear_in', 'batch',
-           'in_turn']
+           'RESERVED', 'MAX_REPLY', 'ONE_THREAD', 'START_S', 'CHILD', 'MEMORY', 'ROLES', 'OURS', 'PART_SR', 'MINUTE_S',
+           'FAST_PATCHES', 'five', 'STRIKES', 'WHOLE_S', 'PART_S', 'PARTS', 'Analyzer', 'Analysis', 'Spec', 'offered',
+           'card', 'unfit', 'finding', 'Line', 'receive', 'Broken', 'Worker', 'stop_workers', 'in_words', 'serve',
+           'call', 'as_guest', 'Plugin', 'Found', 'ask_guest', 'notes', 'at_home', 'meet', 'in_order', 'objection',
+           'look_around', 'discover', 'roll', 'numbers', 'first_minute', 'look_tempo', 'guess', 'look_genre',
+           'look_mood', 'look_embedding', 'plain', 'look_lyrics', 'Five', 'Analyses', 'hindrance', 'look', 'headline',
+           'analyze', 'share_plot', 'parts_of', 'hear', 'analyze_file', 'pack', 'unpack', 'as_hearer', 'hear_in',
+           'batch', 'in_turn']
 
 # %% ../../nbs/17_music_analyzers.ipynb #9677a6d9
 import atexit
@@ -41,11 +41,12 @@ from pathlib import Path
 
 import numpy as np
 import pluggy
+import soxr
 from fastcore.basics import patch
 
 from ..core import LabError
 from ..ledger import Picture
-from .audio import BadAudio, Clip, load, opened, sections, validate
+from .audio import BadAudio, Clip, load, opened, sections, spectrogram, validate
 
 # %% ../../nbs/17_music_analyzers.ipynb #eaa15ce2
 GROUP = "rap_analyzer.analyzers"  # the entry-point group where plugins are found
@@ -443,15 +444,26 @@ def roll() -> list[dict]:  # name, state, why
     return here + [{"name": who, "state": "refused", "why": why} for who, why in found.refused.items()]
 
 # %% ../../nbs/17_music_analyzers.ipynb #9acd2f45
+PART_SR, MINUTE_S = 22_050, 60.0
+
+
 def numbers(x: Iterable[float], digits: int = 4) -> list[float]:
     "Numbers as JSON has them."
     return [round(float(v), digits) for v in x]
 
 
+@lru_cache(maxsize=1)
+def first_minute(clip: Clip) -> tuple[Clip, np.ndarray]:  # at 22,050 Hz; its power spectrogram
+    "What tempo and embedding both look at, made once."
+    x = clip.samples[:round(MINUTE_S * clip.sr)]
+    small = Clip(x if clip.sr == PART_SR else soxr.resample(x, clip.sr, PART_SR).clip(-1, 1), PART_SR)
+    return small, spectrogram(small)
+
+# %% ../../nbs/17_music_analyzers.ipynb #619c39ce
 def look_tempo(clip: Clip) -> Analysis:
     "The tempo, in beats a minute, and where the beats are."
     from rap_analyzer.music.tempo import tempo
-    t = tempo(clip)
+    t = tempo(*first_minute(clip)) if clip.seconds <= MINUTE_S else tempo(clip)
     value = {"bpm": round(float(t.bpm), 2), "candidates": [numbers(c) for c in t.candidates], "beats": numbers(t.beats, 3)}
     return Analysis(value, float(t.confidence), tuple(getattr(t, "warnings", ())), found=t)
 
@@ -478,13 +490,16 @@ def look_mood(results: Mapping[str, Analysis]) -> Analysis:
     return Analysis(guess(t.mood), float(t.mood.confidence), found=t)
 
 
-def look_embedding(results: Mapping[str, Analysis]) -> Analysis:
+def look_embedding(clip: Clip | None, results: Mapping[str, Analysis]) -> Analysis:
     "Where the song lies among the others: 512 numbers, from whatever parts there are."
-    from rap_analyzer.music.embedding import MODEL_ID, embed
+    from rap_analyzer.music.embedding import MODEL_ID, embed, rhythm
     parts = {"tags": "genre", "lyrics": "lyrics", "tempo": "tempo"}
     have = {k: results[name].found for k, name in parts.items() if name in results and results[name].found is not None}
     if not have: raise ValueError("there is nothing to embed: neither sound nor words")
-    return Analysis({"vector": numbers(embed(**have), 6), "parts": sorted(have), "model_id": MODEL_ID}, len(have) / len(parts))
+    small, power = first_minute(clip) if "tempo" in have else (None, None)
+    moves = rhythm(small, have["tempo"], power) if small else None
+    value = {"vector": numbers(embed(**have, rhythm=moves), 6), "parts": sorted(have), "model_id": MODEL_ID}
+    return Analysis(value, len(have) / len(parts))
 
 # %% ../../nbs/17_music_analyzers.ipynb #8de61218
 def plain(x: object) -> object:
@@ -519,7 +534,7 @@ class Five:
         "Tempo, genre, mood, lyrics and embedding."
         return [_ours("tempo", look_tempo, "audio"), _ours("genre", look_genre, "audio"), _ours("mood", look_mood, "genre"),
                 _ours("lyrics", look_lyrics, "words", "audio?", "tempo?"),
-                _ours("embedding", look_embedding, "genre?", "lyrics?", "tempo?")]
+                _ours("embedding", look_embedding, "audio?", "genre?", "lyrics?", "tempo?")]
 
 
 five = Five()  # what the entry point in pyproject.toml names
@@ -665,7 +680,7 @@ def share_plot(heard: Mapping[str, Analyses]) -> Picture:  # `.figure` is matplo
     return Picture("; ".join(said), fig)
 
 # %% ../../nbs/17_music_analyzers.ipynb #7d7d3e59
-WHOLE_S, PART_S, PARTS, PART_SR = 360.0, 30.0, 8, 22_050  # up to which length a song is heard whole; parts of a longer one
+WHOLE_S, PART_S, PARTS = 360.0, 30.0, 8  # up to which length a song is heard whole; parts of a longer one
 
 
 def parts_of(path: str | Path) -> tuple[Clip, list[float], float]:  # sound, where each part began (s), length of the file (s)
