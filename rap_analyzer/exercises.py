@@ -561,7 +561,7 @@ def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], f
 
 def call(name: str, args: Sequence[object]) -> str:
     "A call as one would type it."
-    return f"{name}({', '.join(short(a, 60) for a in args)})"
+    return f"{name}({', '.join(map(short, args))})"
 
 # %% ../nbs/03_exercises.ipynb #2f20886d
 def about_belief(ex: Exercise, belief: str, sure: bool = True) -> str:
