@@ -37,7 +37,7 @@ DAY = "SELECT track_id FROM plays WHERE at::date = %s LIMIT 50"
 BY_LISTENER, BY_TIME = "CREATE INDEX ON plays (listener, at DESC)", "CREATE INDEX ON plays (at)"
 WAITS = """SELECT coalesce(wait_event_type, 'running') FROM pg_stat_activity
 WHERE state = 'active' AND datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"""
-TOP = """SELECT left(regexp_replace(query, '\\s+', ' ', 'g'), 60), calls, round(mean_exec_time::numeric, 2),
+TOP = """SELECT left(regexp_replace(query, '\\s+', ' ', 'g'), 200), calls, round(mean_exec_time::numeric, 2),
     round((100 * total_exec_time / sum(total_exec_time) OVER ())::numeric, 1)
 FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 AND query ~ 'plays|totals' AND query !~ 'EXPLAIN' ORDER BY total_exec_time DESC LIMIT 2"""
