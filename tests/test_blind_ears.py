@@ -8,7 +8,6 @@ import pytest
 from rap_analyzer.core import settings
 from rap_analyzer.exercises import exercise, space_of
 
-
 @pytest.fixture(scope="module")
 def own():
     "What the checker defines."
@@ -43,7 +42,7 @@ def test_the_famous_remedy_fails_more_often_than_not(own):
 def test_every_case_can_be_shown(own):
     for i in range(6):
         text = own["show"](7_000 + i)
-        assert text.startswith("### Case") and all(f"`{name}`" in text for name in (*own["SEEN"], "train", "input", "leave", "other"))
+        assert text.startswith("### Case") and all(f"`{n}`" in text for n in (*own["SEEN"], *own["REMEDIES"], "other"))
 
 
 def test_the_recorded_figures_say_what_the_cases_say():
