@@ -50,6 +50,9 @@ TIMES = KEPT + "    x = [hit_ms if t in pop else m for t, m in zip(requests, mis
     (TIMES + "    m = [m for t, m in zip(requests, miss_ms) if t not in pop] or [hit_ms]\n"
      "    return sum(x) / len(x), (hit_ms + p95(m)) / 2",
      "weights"),
+    (TIMES + "    h = sum(t in pop for t in requests) / len(requests)\n    old = sum(miss_ms) / len(miss_ms)\n"
+     "    return h * hit_ms + (1 - h) * old, p95(x)", "blend"),
+    (TIMES + "    y = [v for v in x if v != hit_ms]\n    return sum(y) / max(1, len(y)), p95(x)", "gone"),
     (TIMES.replace("{t for t, _ in Counter(requests).most_common(kept)}", "set(requests[:kept])")
      + "    return sum(x) / len(x), p95(x)", "recent"),
 ])
@@ -64,15 +67,33 @@ PLAY = ("def decide(trace, size):\n    kept, hits = [], 0\n    for t in trace:\n
 
 @pytest.mark.parametrize("code, belief", [
     (PLAY.format("; kept.remove(t)", "", "hits >= len(trace) / 5"), "lru"), (PLAY.format("; kept.remove(t)", "", "hits"), "any"),
-    (PLAY.format("", "if t not in kept: ", "hits >= len(trace) / 5"), "lru"),
+    (PLAY.format("", "if t not in kept: ", "hits >= len(trace) / 5"), "fifo"),
     ("def decide(trace, size): return 'lfu'", "any"), ("def decide(trace, size): return 'none' if size else 0", "never"),
     ("def decide(trace, size): return 'none' if len(set(trace)) > len(trace) / 2 else 'lru'", "bigger"),
     ("def decide(trace, size):\n    from collections import Counter\n    n = sum(v for _, v in Counter(trace).most_common(size))\n"
-     "    return 'lru' if n / len(trace) > 0.2 else 'none'", "counts"),
+     "    return 'lru' if n / len(trace) > 0.2 else 'none'", "top"),
 ])
 def test_beliefs_about_what_a_page_needs(code, belief):
     v = hand_in("24.2", code)
     assert v.state == "fail" and belief in beliefs(v), v
+
+
+def test_a_cache_that_misses_nothing_is_asked_for_last():
+    v = hand_in("24.1", TIMES + "    y = [m for t, m in zip(requests, miss_ms) if t not in pop]\n    y[0]\n"
+                                "    return sum(x) / len(x), p95(x)")
+    assert [c.ok for c in v.checks] == [True, True, False] and beliefs(v) == {""} and "IndexError" in v.checks[-1].message, v
+
+
+@pytest.mark.parametrize("old, new, belief", [
+    ("(asked[t], kept[t])", "(asked[t], -kept[t])", "tie"), ("best = max(hits, key=hits.get)",
+     "best = max(hits, key=lambda p: (hits[p], p == 'lfu'))", "border"),
+    ("5 * hits[best] >= len", "5 * hits[best] > len", "border"), ("del kept[out], asked[out]", "del kept[out]", "ever"),
+])
+def test_a_rule_that_is_read_carelessly_is_named(old, new, belief):
+    right = exercise("24.2").solution
+    assert right.count(old) == 1
+    v = hand_in("24.2", right.partition("\n")[2].replace(old, new))
+    assert v.state == "fail" and beliefs(v) == {belief}, v
 
 
 # ---- 24.3: the crowd
@@ -86,6 +107,9 @@ LOCKED = (CACHED + "    v = r.get(key)\n    if v is not None: return v\n    with
 @pytest.mark.parametrize("code, belief", [
     (LOCKED.format(", timeout=longest_s", ""), None),
     (LOCKED.format("", ""), "forever"),
+    (LOCKED.format(", timeout=20 * longest_s", ""), "too_long"), (LOCKED.format(", timeout=ttl_s", ""), "as_value"),
+    (CACHED + "    with r.lock(key + ':l', timeout=longest_s, sleep=0.02):\n"
+     "        v = compute(); r.set(key, v, ex=ttl_s)\n    return v", "recheck"),
     (LOCKED.format(", timeout=longest_s", ", blocking_timeout=0.05"), "nothing"),
     (CACHED + "    while (v := r.get(key)) is None:\n        if r.exists(key + ':l'): time.sleep(0.02); continue\n"
      "        r.set(key + ':l', 1, px=int(longest_s * 1000))\n        try: v = compute(); r.set(key, v, ex=ttl_s)\n"
@@ -145,7 +169,12 @@ IN_SQL = """def per_genre(con, query, k):
     (IN_SQL, None),
     (IN_SQL.replace("_disc", "_cont"), "rank"), (JOB % ("con.execute(query)", "(ms, -i)"), "client"),
     (JOB % ("con.execute(query).fetchall()", "(ms, -i)"), "fetchall"),
-    (JOB % ("con.execute(query)", "(-ms, i)"), "heap"),
+    (JOB % ("con.execute(query)", "(-ms, i)"), "heap"), (JOB % ("con.execute(query)", "(ms, i)"), "ties"),
+    ((JOB % ("con.execute(query)", "(ms, -i)")).replace(", reverse=True", ""), "order"),
+    ((JOB % ("con.execute(query)", "(ms, -i)")).replace(
+        "at(c[g])", "int(sum(m * n for m, n in c[g].items()) / c[g].total())"), "formula"),
+    (JOB % ("(row for cur in [con.cursor('x')] for _ in [cur.execute(query)] for rows in iter(lambda: cur.fetchmany(500_000), []) "
+            "for row in rows)", "(ms, -i)"), "portion"),
     (JOB % ("con.execute(query + ' LIMIT 20000')", "(ms, -i)"), "first"),
 ])
 def test_beliefs_about_memory(servers, code, belief):
@@ -162,8 +191,9 @@ def sketch():
     return {re.search(r"def (\w+)", part)[1]: part for part in re.split(r"\n\n(?=def|@)", exercise("29.1").stub.partition("\n")[2])}
 
 
+LEFT = 'def variant(user_id):\n    return "AB"[hash(user_id) % 2]'
 GOOD = {"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t: t["score"], reverse=True)[:k]',
-        "p95": "import numpy\ndef p95(times):\n    return numpy.percentile(times, 95)",
+        "p95": "import numpy\ndef p95(times):\n    return numpy.percentile(times, 95, method='inverted_cdf')",
         "variant": 'import zlib\ndef variant(user_id):\n    return "AB"[zlib.crc32(user_id.encode()) >> 7 & 1]'}
 
 
@@ -171,7 +201,16 @@ GOOD = {"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t
     ({}, None),
     ({"variant": 'import random\ndef variant(user_id):\n    random.seed(4)\n    return random.choice("AB")'}, "even"),
     ({"variant": 'def variant(user_id):\n    return "AB"[hash(("new page", user_id)) % 2]'}, "seed"),
-    ({"p95": "def p95(times):\n    return times[int(0.95 * len(times)) - 1]"}, "formula"),
+    ({"p95": "def p95(times):\n    return times[int(0.95 * len(times)) - 1]"}, "unsorted"),
+    ({"p95": "import numpy\ndef p95(times):\n    return numpy.percentile(times, 95)"}, "rank"),
+    ({"p95": "import statistics as s\ndef p95(times):\n    return s.mean(times) + 2 * s.pstdev(times)"}, "formula"),
+    ({"variant": "def variant(user_id): return 'A'"}, "even"),
+    ({"variant": LEFT, "over_budget": "def over_budget(component, latency_ms):\n"
+      "    budget = {'search': 200, 'cache': 20, 'render': 100}.get(component)\n    return latency_ms > budget"}, "nameless"),
+    ({"variant": LEFT, "recommend": "@timed\nasync def recommend(user_id, cache, "
+      "search):\n    kept = cache.get(user_id)\n    if kept: return kept.decode().split(',')\n    start = time.monotonic()\n"
+      "    tracks = await search(user_id)\n    if time.monotonic() - start > LIMIT_S: raise TimeoutError\n"
+      "    ids = [t['id'] for t in best(tracks)]\n    cache.set(user_id, ','.join(ids), ex=60)\n    return ids"}, "after"),
     ({"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t: t["score"])[-k:]'}, "order"),
     ({"best": 'def best(tracks, k=10):\n    tracks.sort(key=lambda t: -t["score"])\n    return tracks[:k]'}, ""),
     ({"timed": "def timed(f): return f"}, ""),
@@ -180,4 +219,39 @@ def test_a_review(sketch, mended, belief):
     v = hand_in("29.1", "\n\n".join({**sketch, **GOOD, **mended}.values()))
     assert (v.state, belief in beliefs(v)) == (("pass", False) if belief is None else ("fail", True)), v
     said = " ".join(c.message for c in v.checks)
-    assert ("recommendation takes microseconds" in said) is ("timed" not in mended) and "to_thread" not in said
+    untimed = belief is not None and "timed" not in mended
+    assert ("recommendation takes microseconds" in said) is untimed and "to_thread" not in said
+    if belief is None: assert "Not mended, and not asked for: timed, waits, blocks, budget, benchmark." in said
+
+
+def test_one_cause_is_told_once(sketch):
+    timed = sketch["timed"].replace("    def wrapper", "    async def wrapper")
+    v = hand_in("29.1", "\n\n".join({**sketch, **GOOD, "timed": timed}.values()))
+    assert [c.name for c in v.checks if c.belief] == ["timed"] and beliefs(v) == {"", "unawaited"}, v
+    assert sum("coroutine" in c.message for c in v.checks) == 1
+
+
+# ---- 25.1: the night
+
+INTO = "COPY night_tracks (id, title, embedding) FROM STDIN (FORMAT csv{})"
+NIGHT = ("def nightly(lines):\n    return ['BEGIN', 'DROP INDEX night_index', ({!r}, {}),\n"
+         "            'CREATE INDEX {} night_index ON night_tracks USING hnsw (embedding vector_l2_ops{})', 'COMMIT']")
+TEXT = "'\\n'.join(lines)"
+
+
+@pytest.mark.parametrize("code, belief, told", [
+    (NIGHT.format(INTO.format(", HEADER"), TEXT, "", ""), "header", "799 of 800"),
+    (NIGHT.format("COPY night_tracks FROM STDIN (DELIMITER '~')", "'\\n'.join('~'.join(r) for r in csv.reader(lines))", "", ""),
+     "text", "of 800"),
+    (NIGHT.format(INTO.format(""), TEXT, "", ") WITH (m = 8"), "definition", "another definition"),
+    (NIGHT.format(INTO.format(""), TEXT, "CONCURRENTLY", ""), "inside", "transaction block. Nothing more was sent."),
+    (NIGHT.format(INTO.format(""), TEXT, "", "").replace("_l2_", "_cosine_"), "definition", "there with another definition"),
+    (NIGHT.format(INTO.format(""), TEXT, "", "").replace("'CREATE", "'SELECT 1' or 'CREATE"), "dropped",
+     "night_index is not there"),
+    (NIGHT.format(INTO.format(""), TEXT, "", "").replace(", 'COMMIT'", ""), "open", "0 of 800"),
+    (NIGHT.format(INTO.format(""), "'\\n'.join(','.join(r) for r in csv.reader(lines))", "", ""), "plain", "PostgreSQL said"),
+    (NIGHT.format("COPY no_table FROM STDIN (FORMAT csv)", TEXT, "", ""), "", "does not exist. Nothing more was sent."),
+])
+def test_beliefs_about_a_night(servers, code, belief, told):
+    v = hand_in("25.1", code)
+    assert v.state == "fail" and beliefs(v) == {belief} and told in v.checks[1].message, v

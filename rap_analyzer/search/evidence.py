@@ -391,7 +391,7 @@ def _night(store: Store, look: object, steps: Sequence, lines: Sequence[str] | N
     if not look.execute("SELECT to_regclass('night_tracks')").fetchone()[0]: return Night(took, done, 0, False, False, error)
     rows = look.execute("SELECT id::text, title, embedding::text FROM night_tracks").fetchall()
     kept = look.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'night_index' AND tablename ~ 'night'").fetchone()
-    index = bool(kept) and "hnsw (embedding vector_l2_ops)" in kept[0]
+    index = bool(kept) and kept[0].endswith("hnsw (embedding vector_l2_ops)")
     new = [r for r in rows if int(r[0]) >= 1_000_000]
     if lines is not None:
         sent = {(i, title, _numbers(x)) for i, title, x in csv.reader(lines)}
