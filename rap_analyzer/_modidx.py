@@ -1750,4 +1750,12 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'rap_analyzer.serve.folder.to_track': ( 'serve_folder.html#to_track',
                                                                                    'rap_analyzer/serve/folder.py'),
                                            'rap_analyzer.serve.folder.todo': ('serve_folder.html#todo', 'rap_analyzer/serve/folder.py'),
-                                           'rap_analyzer.serve.folder.write': ('serve_folder.html#write', 'rap_analyzer/serve/folder.py')}}}
+                                           'rap_analyzer.serve.folder.write': ('serve_folder.html#write', 'rap_analyzer/serve/folder.py')},
+            'rap_analyzer.serve.neighbours': { 'rap_analyzer.serve.neighbours.fill_heard': ( 'serve_neighbours.html#fill_heard',
+                                                                                             'rap_analyzer/serve/neighbours.py'),
+                                               'rap_analyzer.serve.neighbours.neighbours': ( 'serve_neighbours.html#neighbours',
+                                                                                             'rap_analyzer/serve/neighbours.py'),
+                                               'rap_analyzer.serve.neighbours.ready': ( 'serve_neighbours.html#ready',
+                                                                                        'rap_analyzer/serve/neighbours.py'),
+                                               'rap_analyzer.serve.neighbours.whereabouts': ( 'serve_neighbours.html#whereabouts',
+                                                                                              'rap_analyzer/serve/neighbours.py')}}}
