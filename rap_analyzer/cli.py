@@ -134,7 +134,7 @@ def similar(
     track_id: Annotated[int, typer.Argument(help="A track's id.")],
     k: Annotated[int, typer.Option(help="Neighbours.")] = 10,
     ef: Annotated[int | None, typer.Option(help="Search width: more finds more, slower.")] = None,
-    model: Annotated[str | None, typer.Option(help="Which embeddings; csv-features-1 for imported tracks.")] = None,
+    model: Annotated[str | None, typer.Option(help="Which embeddings: heard-1 (your songs), csv-features-1 (imported).")] = None,
     genre: Genre = "", mood: Mood = "", bpm: Bpm = "", year: Year = "", artist: Artist = "",
     json_: AsJson = False,
 ) -> None:
@@ -143,6 +143,9 @@ def similar(
     from rap_analyzer.search.filters import filtered, read_filter
     from rap_analyzer.search.store import default_store
     store, where = default_store(), read_filter(genre, mood, bpm, year, artist)
+    if model == "heard-1":  # the catalog's songs get their places in it when somebody asks
+        from rap_analyzer.serve.neighbours import ready
+        ready(store)
     list_hits(store, filtered(track_id, k, where, ef, store, model or MODEL_ID), json_)
 
 # %% ../nbs/99_cli.ipynb #309e7ff7

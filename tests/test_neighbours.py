@@ -1,5 +1,6 @@
 """Two models in one table: the second is filled on demand, and a song of your own finds its style in it."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -108,3 +109,19 @@ def test_what_cannot_be_heard_is_refused(shelf, monkeypatch):
     with pytest.raises(ValueError, match="512"): neighbours(np.ones(3, np.float32), store=shelf)
     monkeypatch.setattr(module, "analyze", lambda *_: Analyses({"embedding": Analysis(None, error="the network is missing")}))
     with pytest.raises(ValueError, match="the network is missing"): whereabouts(Clip(np.full(22_050, 0.1, np.float32), 22_050))
+
+
+def test_the_command_line_fills_the_model_when_it_is_asked_for(shelf, monkeypatch):
+    from typer.testing import CliRunner
+
+    from rap_analyzer.cli import app
+    from rap_analyzer.search import store as stores
+
+    with shelf.session() as s: s.con.execute("DELETE FROM embeddings WHERE model_id = %s AND track_id >= 2000", [MODEL_ID])
+    shelf.changed()
+    monkeypatch.setattr(stores, "default_store", lambda: shelf)
+    done = CliRunner().invoke(app, ["similar", "2050", "--model", MODEL_ID, "--json"])
+    hits = json.loads(done.output)
+    genre = shelf.tracks([2050])[0].genres[0]
+    assert len(hits) == 10 and sum(h["genres"][0] == genre for h in hits) >= 6, done.output
+    assert shelf.count(MODEL_ID) == 2_100
