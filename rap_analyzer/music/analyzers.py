@@ -473,7 +473,7 @@ def guess(g: object) -> dict:
     return {"label": g.label, "scores": {k: round(float(v), 4) for k, v in g.scores.items()}}
 
 # %% ../../nbs/17_music_analyzers.ipynb #92b881de
-FAST_PATCHES = 3  # how many patches of the spectrogram the network hears in the fast profile
+FAST_PATCHES = 4  # how many patches of the spectrogram the network hears in the fast profile
 
 
 def look_genre(clip: Clip, profile: str) -> Analysis:
