@@ -125,8 +125,10 @@ def list_hits(store: "Store", hits: list["Hit"], as_json: bool, nothing: str = "
     tracks = store.tracks([h.track_id for h in hits])
     rows = [{**h._asdict(), "score": round(h.score, 6), "title": t.title, "artist": t.artist, "genres": list(t.genres)}
             for h, t in zip(hits, tracks, strict=True)]
-    lines = [f"{r['track_id']:>8}  {r['score']:.3f}  {r['title']} · {r['artist']} ({', '.join(r['genres'])})" for r in rows]
-    show(rows, as_json, "\n".join(lines) or nothing)
+    lines = [f"{r['track_id']:>8}  {r['score']:.3f}  {r['title']} · {r['artist']} ({', '.join(r['genres'])}) [{r['why']}]"
+             for r in rows]
+    head = "   track  score  (scores compare within one [way of finding])"
+    show(rows, as_json, "\n".join([head, *lines]) if lines else nothing)
 
 # %% ../nbs/99_cli.ipynb #a65257aa
 @app.command()

@@ -41,7 +41,7 @@ from .core import LabError, rap, settings
 # %% ../nbs/03_exercises.ipynb #49e79d16
 MESSAGES = {
     "state.not_attempted": "not attempted", "state.error": "error", "state.fail": "not yet", "state.pass": "pass",
-    "check.runs": "your code runs", "check.answers": "the answers",
+    "check.runs": "your code runs", "check.changed": "your answer", "check.answers": "the answers",
     "verdict.not_attempted": "Nothing was changed yet. Edit the cell that begins with `#| task {id}`, run it, then check again.",
     "error.raised": "Your code stopped in cell {cell}, line {line} ({source}): {type}: {message}",
     "error.asked": "Your code stopped when it was asked {asked}, in cell {cell}, line {line} ({source}): {type}: {message}",
@@ -676,7 +676,7 @@ def judge(
     before: Mapping[str, object] = {},  # what the learner's last tries left, for an exercise whose cases are drawn
 ) -> Verdict:
     "Run a program behind the wall, ask, and compare here."
-    untouched = Check(words("check.runs"), False, words("verdict.not_attempted", id=ex.id))
+    untouched = Check(words("check.changed"), False, words("verdict.not_attempted", id=ex.id))
     if same_code(cells[-1][1], ex.again[1] if again else ex.stub): return Verdict(ex.id, "not_attempted", (untouched,))
     seed, own = secrets.randbelow(10**6) if seed is None else seed, space_of(ex.checker)
     own = own["again"] if again else own

@@ -224,6 +224,7 @@ def reset(name: str, home: Path | None = None) -> str:  # what happened, in word
 
 # %% ../nbs/04_learn.ipynb #5f87e9a8
 MESSAGES |= {
+    "note.file": "What was read: {file}.",
     "copy.none": "You have no copy of {id} yet: {rap} learn start {id}",
     "next.none": "Every exercise of this course is passed.",
     "next.is": "{id}  {title}  (about {minutes} minutes){chapter}\n{rap} learn start {id}",
@@ -313,6 +314,9 @@ def check(
         if seed is not None: raise LabError(words("drawn.seed", id=ex.id))
         seed, before = turn(ex.id, home)
     v = judge(ex, cells, seed, trace, again, before)
+    if v.state == "not_attempted" and not session():
+        file = Path(notebook) if notebook else copy_of(ex.id, home)
+        return replace(v, note=words("note.file", file=short_path(file if file.exists() else chapter_of(ex.id)[0])))
     if v.state == "not_attempted" or v.evidence.get("early"): return v
     note(ex.id, "attempt", home, **_facts(v, cells[-1][1]), evidence=v.evidence, again=again)
     return replace(v, note=offer(standing(ex.id, events(home)), bool(ex.again[0])))
