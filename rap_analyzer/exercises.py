@@ -76,7 +76,7 @@ MESSAGES |= {
 }
 
 MESSAGES |= {                                               # for exercises that are handed in as SQL
-    "check.statements": "what you hand in", "check.sql": "PostgreSQL runs it", "sql.error": "PostgreSQL said: {error}",
+    "check.statements": "what you hand in", "check.sql": "PostgreSQL runs it", "sql.error": "PostgreSQL said: {error}.",
     "sql.list": "Expected a list of SQL statements (texts), the last of them the query.",
     "sql.place": "The last statement has to ask with %(q)s, which stands for the vector of the question.",
     "sql.many": "Expected at most 20 statements of at most 10,000 characters.",
@@ -543,7 +543,7 @@ def explain_answers(
 def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], fresh: int, seed: int) -> Iterator[Check]:
     "The verdict about a function: its answers beside the truth, and the belief that explains them."
     truth = answers_of(own["truth"], cases)
-    asked = [call(own["name"], c) for c in cases]
+    asked = [own["tell"](c) if "tell" in own else call(own["name"], c) for c in cases]
     wrong = [d for d in map(differs, got, truth, asked) if d]
     name = words("check.answers")
     if not wrong:
