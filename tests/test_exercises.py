@@ -447,14 +447,18 @@ def test_every_way_that_uses_an_index_passes(servers, statements):
 @pytest.mark.parametrize("statements, belief", [
     (["SET enable_seqscan TO off", "SET enable_sort = off", COSINE], "force"),
     (["SET LOCAL enable_seqscan = false", COSINE], "force"),
-    (["REINDEX INDEX practice_ip", COSINE], "limit"), (["ANALYZE practice_tracks", COSINE], "limit"),
+    (["REINDEX INDEX practice_ip", COSINE], "more"), (["ANALYZE practice_tracks", COSINE], ""),
     (["CREATE INDEX x ON practice_tracks USING ivfflat (embedding vector_ip_ops)", COSINE], "more"),
     (["CREATE INDEX x ON practice_tracks (id)", COSINE], "more"),
     ([COSINE.replace("<=>", "<->")], "operator"),
     ([COSINE.replace("<=>", "<+>")], "operator"), ([COSINE.replace("10", "1")], "limit"),
     (["SELECT id FROM practice_tracks ORDER BY 1 - (embedding <=> %(q)s) DESC LIMIT 10"], "expression"),
-    ([INNER.replace("LIMIT 10", "LIMIT 5")], "rows"), ([INNER + " OFFSET 5"], "rows"),
-    (["SET hnsw.ef_search = 1", INNER.replace("ORDER", "WHERE id > 100 ORDER")], "rows"),
+    ([INNER.replace("LIMIT 10", "LIMIT 5")], ""), ([INNER + " OFFSET 5"], "rows"),
+    ([INNER.replace("embedding <#> %(q)s", "1 + (embedding <#> %(q)s)")], "expression"), ([INNER.replace("LIMIT 10", "")], "all"),
+    ([INNER.replace(" LIMIT", " DESC LIMIT")], "sign"), (["SET random_page_cost = 1", COSINE], "force"),
+    (["CREATE INDEX x ON practice_tracks USING hnsw (embedding vector_cosine_ops) WITH (m = 4, ef_construction = 8)",
+      COSINE.replace("LIMIT 10", "")], "all"),
+    (["SET hnsw.ef_search = 1", INNER.replace("ORDER", "WHERE id > 100 ORDER")], ""),
     (["SELECT id FROM practice_tracks WHERE id < 10 AND %(q)s IS NOT NULL"], "any"),
 ])
 def test_beliefs_about_an_idle_index(servers, statements, belief):
@@ -464,8 +468,7 @@ def test_beliefs_about_an_idle_index(servers, statements, belief):
 
 @pytest.mark.parametrize("statements", [
     ["SET hnsw.iterative_scan = relaxed_order", REMIX], [REMIX.replace("embedding <#> %(q)s", "(embedding <#> %(q)s) + 0")],
-    ["SET enable_indexscan = off", REMIX], ["DROP INDEX practice_ip", REMIX],
-    ["CREATE INDEX mine ON practice_tracks USING hnsw (embedding vector_ip_ops) WHERE remix", REMIX],
+    ["SET enable_indexscan = off", REMIX],
     ["WITH few AS MATERIALIZED (SELECT * FROM practice_tracks WHERE remix) SELECT id FROM few ORDER BY embedding <#> %(q)s "
      "LIMIT 10"]])
 def test_every_way_to_the_other_remixes_passes(servers, statements):
@@ -474,15 +477,25 @@ def test_every_way_to_the_other_remixes_passes(servers, statements):
 
 
 @pytest.mark.parametrize("statements, belief", [
-    (["SET hnsw.ef_search = 400", REMIX], "wider"), ([REMIX.replace("LIMIT 10", "LIMIT 100")], "where"),
+    (["SET hnsw.ef_search = 400", REMIX], "wider"), ([REMIX.replace("LIMIT 10", "LIMIT 100")], ""),
+    (["SET hnsw.max_scan_tuples = 90000", REMIX], "dial"), (["SET hnsw.iterative_scan = off", REMIX], "switch"),
+    (["WITH r AS (SELECT * FROM practice_tracks WHERE remix) SELECT id FROM r ORDER BY embedding <#> %(q)s LIMIT 10"], "fence"),
+    (["SET work_mem = '64MB'", REMIX], ""), ([REMIX.replace("LIMIT 10", "LIMIT 20")], "more"), ([REMIX.replace("remix ", "remix IS TRUE ")], "where"),
+    (["DROP INDEX practice_ip", REMIX], "built"), (["CREATE INDEX mine ON practice_tracks (remix)", REMIX], "built"),
     ([REMIX.replace("WHERE remix ", "")], "fill"), ([REMIX.replace("<#>", "<=>") + " OFFSET 3"], "any"),
     (["SELECT id FROM practice_tracks WHERE remix AND %(q)s IS NOT NULL LIMIT 10"], "any"),
     (["SELECT id FROM (SELECT * FROM practice_tracks ORDER BY embedding <#> %(q)s LIMIT 500) a WHERE remix LIMIT 10"], "later"),
-    (["SELECT id FROM practice_tracks WHERE false AND %(q)s IS NOT NULL"], "where"),
+    (["SELECT id FROM practice_tracks WHERE false AND %(q)s IS NOT NULL"], ""),
 ])
 def test_beliefs_about_the_other_remixes(servers, statements, belief):
     v = hand_in("22.1", *statements)
     assert v.state == "fail" and belief in beliefs(v), v
+
+
+def test_a_checker_tells_its_questions_in_its_own_words():
+    ex = exercise("23.1")
+    v = judge(ex, [*enumerate(ex.given, 1), (9, ex.wrong["more_often_ahead"][1])], seed=4)
+    assert beliefs(v) == {"votes"} and "5 x 'like': mean nDCG words 0.600, vector 0.957" in said(v), v
 
 
 @pytest.mark.parametrize("given, says", [
