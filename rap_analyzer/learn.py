@@ -115,13 +115,13 @@ def standing(name: str, happened: Sequence[Event]) -> Standing:
     tries = [e for e in mine if e.kind == "attempt" and e.verified]
     passed = next((e.at for e in tries if e.facts["state"] == "pass"), "")
     shown = next((e.at for e in mine if e.kind == "solution"), "")
-    doubtful = any(e.kind == "attempt" and not e.verified for e in mine)
+    doubtful = any(not e.verified for e in mine if e.kind == "attempt")
     state = "pass" if passed else "not_verified" if doubtful else tries[-1].facts["state"] if tries else "not_attempted"
-    return Standing(
-        name, state, attempts=len(tries), different=len({e.facts["code"] for e in tries}),
-        hints=sum(e.kind == "hint" for e in mine), revealed=bool(shown and not (passed and passed < shown)),
-        again=any(e.facts.get("again") and e.facts["state"] == "pass" for e in tries),
-        signs=tuple((e.facts["state"], e.facts.get("error", ""), *e.facts["sign"]) for e in tries), at=mine[-1].at if mine else "")
+    until = lambda e: not passed or e.at <= passed                          # playing on after a pass is no struggle
+    return Standing(name, state, attempts=sum(map(until, tries)), different=len({e.facts["code"] for e in tries}),
+        hints=sum(e.kind == "hint" and until(e) for e in mine), revealed=bool(shown and not (passed and passed < shown)),
+        again=any(e.facts.get("again") and e.facts["state"] == "pass" for e in tries), at=mine[-1].at if mine else "",
+        signs=tuple((e.facts["state"], e.facts.get("error", ""), *e.facts["sign"]) for e in tries))
 
 # %% ../nbs/04_learn.ipynb #93463134
 MESSAGES |= {

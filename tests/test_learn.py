@@ -70,7 +70,7 @@ def test_from_start_to_pass_on_the_command_line(home):
 
 
 @pytest.mark.parametrize("words, says", [
-    (("check", "99.9"), "there is no exercise '99.9'; there are: 20.1, 21.1"), (("start", ""), "there is no exercise"),
+    (("check", "99.9"), "there is no exercise '99.9'; there are: 11.1, 13.1"), (("start", ""), "there is no exercise"),
     (("check", ID, "--notebook", "nowhere.ipynb"), "there is no notebook nowhere.ipynb"),
     (("check", ID, "--notebook", "README.md"), "README.md is not a notebook"),
     (("next", "--path", "nowhere"), "no reading path"),
