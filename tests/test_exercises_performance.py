@@ -139,9 +139,9 @@ RULE = (ROUTE + "        g = {e: sum(ndcg(q[e], q['graded']) for q in m) for e i
 
 
 @pytest.mark.parametrize("code, belief", [
-    (RULE % ("p95", "min(t, key=t.get)"), None), (RULE % ("max", "min(t, key=t.get)"), "mean"),
-    (RULE % ("sum", "min(t, key=t.get)"), "mean"), (RULE % ("p95", "max(g, key=g.get)"), "limit"),
-    (ROUTE + "        out[kind] = 'words' if kind in ('name', 'typo') else 'vector'\n    return out", "vectors"),
+    (RULE % ("p95", "min(t, key=t.get)"), None), (RULE % ("max", "min(t, key=t.get)"), "once"),
+    (RULE % ("sum", "min(t, key=t.get)"), "mean"), (RULE % ("p95", "max(g, key=g.get)"), "both"),
+    (ROUTE + "        out[kind] = 'words' if kind in ('name', 'typo') else 'vector'\n    return out", "names"),
     ("def route(log, limit_ms): return {q['kind']: 'words' for q in log}", "vectors"),
 ])
 def test_beliefs_about_who_should_answer(servers, code, belief):
