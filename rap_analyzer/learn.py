@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MESSAGES', 'PAGE', 'Event', 'seal_of', 'parse_event', 'events', 'note', 'Standing', 'standing', 'offer',
-           'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'chapter_of', 'needed', 'session', 'attempt_of',
-           'turn', 'case', 'check', 'give_hint', 'give_solution', 'put_on_again', 'order', 'next_text', 'next_exercise',
-           'overview', 'overview_text', 'Guessed', 'guesses', 'guess_line', 'guess_plot', 'progress_page',
-           'export_progress', 'import_progress', 'form', 'catalog', 'translations', 'verify_all']
+           'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'chapter_of', 'needed', 'session', 'file_of',
+           'attempt_of', 'turn', 'case', 'check', 'give_hint', 'give_solution', 'put_on_again', 'order', 'next_text',
+           'next_exercise', 'overview', 'overview_text', 'Guessed', 'guesses', 'guess_line', 'guess_plot',
+           'progress_page', 'export_progress', 'import_progress', 'form', 'catalog', 'translations', 'verify_all']
 
 # %% ../nbs/04_learn.ipynb #655d9805
 import fcntl
@@ -259,6 +259,14 @@ def session() -> list[str]:
     return list(shell.history_manager.input_hist_raw) if shell else []
 
 
+def file_of(name: str, notebook: Path | None, home: Path | None) -> Path:
+    "Where an attempt is read that no kernel has run: the file that is named, the copy, or the chapter that holds the task."
+    file = Path(notebook) if notebook else copy_of(name, home)
+    if notebook or file.exists(): return file
+    if not (held := chapter_of(name)): raise LabError(words("copy.none", id=name))
+    return held[0]
+
+
 def attempt_of(name: str, notebook: Path | None, home: Path | None) -> tuple[list[tuple[int, str]], bool]:
     "The learner's program, from the notebook named, the kernel, or the copy under work/; and is it the one in other clothes?"
     cells = [engine.Cell("code", text) for text in ([] if notebook else session())]
@@ -266,11 +274,7 @@ def attempt_of(name: str, notebook: Path | None, home: Path | None) -> tuple[lis
     if asked:
         which = "again" if "again" in asked else "task"
         return engine.program(engine.from_history([c.text for c in cells], name, which), name, which), which == "again"
-    file = Path(notebook) if notebook else copy_of(name, home)
-    if not notebook and not file.exists():
-        if not (held := chapter_of(name)): raise LabError(words("copy.none", id=name))
-        file = held[0]
-    cells = read(file)
+    cells = read(file := file_of(name, notebook, home))
     if file.resolve().parent == settings().root / "nbs": cells = needed(cells, name)
     which = "again" if any(c.directive == ("again", [name]) for c in cells) else "task"
     return engine.program(cells, name, which), which == "again"
@@ -315,8 +319,7 @@ def check(
         seed, before = turn(ex.id, home)
     v = judge(ex, cells, seed, trace, again, before)
     if v.state == "not_attempted" and not session():
-        file = Path(notebook) if notebook else copy_of(ex.id, home)
-        return replace(v, note=words("note.file", file=short_path(file if file.exists() else chapter_of(ex.id)[0])))
+        return replace(v, note=words("note.file", file=short_path(file_of(ex.id, notebook, home))))
     if v.state == "not_attempted" or v.evidence.get("early"): return v
     note(ex.id, "attempt", home, **_facts(v, cells[-1][1]), evidence=v.evidence, again=again)
     return replace(v, note=offer(standing(ex.id, events(home)), bool(ex.again[0])))

@@ -4,6 +4,16 @@ import pytest
 
 from rap_analyzer.exercises import exercise, judge
 
+TAILS = '''
+def rhymes(a, b):
+    def t(p):
+        i=[k for k,x in enumerate(p) if x[-1] in "12"] or [k for k,x in enumerate(p) if x[-1].isdigit()]
+        if not i: return None,None
+        %s
+    (x,o),(y,q)=t(a["phones"]),t(b["phones"])
+    return x is not None and x==y and o!=q
+'''                                                  # 15.1: from where on, and what stands before, differ
+
 CASES = [
     ("15.1", "letters", """
 def rhymes(a, b):
@@ -31,36 +41,12 @@ def rhymes(a, b):
         return p[i[-1]:] if i else None
     return t(a["phones"])==t(b["phones"])
 """),
-    ("15.1", "digits", """
-def rhymes(a, b):
-    def t(p):
-        i=[k for k,x in enumerate(p) if x[-1] in "12"] or [k for k,x in enumerate(p) if x[-1].isdigit()]
-        if not i: return None,None
-        k=i[0]; return [x.rstrip("012") for x in p[k:]],p[:k]
-    (x,o),(y,q)=t(a["phones"]),t(b["phones"])
-    return x is not None and x==y and o!=q
-"""),
-    ("15.1", "digits", """
-def rhymes(a, b):
-    def t(p):
-        i=[k for k,x in enumerate(p) if x[-1] in "12"] or [k for k,x in enumerate(p) if x[-1].isdigit()]
-        if not i: return None,None
-        k=i[-1]; j=k
+    ("15.1", "digits", TAILS % 'k=i[0]; return [x.rstrip("012") for x in p[k:]],p[:k]'),
+    ("15.1", "digits", TAILS % '''k=i[-1]; j=k
         while j and not p[j-1][-1].isdigit(): j-=1
-        return p[k:],p[j:k]
-    (x,o),(y,q)=t(a["phones"]),t(b["phones"])
-    return x is not None and x==y and o!=q
-"""),
-    ("15.1", "itself", """
-def rhymes(a, b):
-    def t(p):
-        i=[k for k,x in enumerate(p) if x[-1] in "12"] or [k for k,x in enumerate(p) if x[-1].isdigit()]
-        if not i: return None,None
-        k=i[-1]
-        return [x.rstrip("012") for x in p[k:]],p[:k]
-    (x,o),(y,q)=t(a["phones"]),t(b["phones"])
-    return x is not None and x==y and o!=q
-"""),
+        return p[k:],p[j:k]'''),
+    ("15.1", "itself", TAILS % '''k=i[-1]
+        return [x.rstrip("012") for x in p[k:]],p[:k]'''),
     ("15.1", "", """
 def rhymes(a, b):
     A,B=a["phones"],b["phones"]

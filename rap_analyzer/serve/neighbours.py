@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core import progress
 from ..lab import locked
-from ..music.analyzers import analyze, analyze_file
+from ..music.analyzers import FIVE, analyze, analyze_file
 from ..music.audio import Clip
 from ..music.embedding import MODEL_ID
 from ..music.generator import embeddings
@@ -38,7 +38,7 @@ def fill_heard(store: Store) -> int:  # embeddings added
                 some = numbers[first:first + BLOCK]
                 X = embeddings(int(some[0]), int(some[-1]) + 1)[some - some[0]]
                 store.upsert_embeddings(ids[first:first + BLOCK], X, MODEL_ID)
-                for _ in some: done()
+                done(len(some))
         store.tidy(vacuum=False)
     return len(rows)
 
@@ -53,8 +53,7 @@ def ready(store: Store | None = None) -> Store:  # the same store
 # %% ../../nbs/31_serve_neighbours.ipynb #9faa7788
 def whereabouts(song: str | Path | Clip, lyrics: str | None = None, profile: str = "full") -> np.ndarray:  # (512,), unit length
     "Where your song lies in MODEL_ID; ValueError says why it could not be placed."
-    parts = "tempo", "genre", "mood", "lyrics", "embedding"
-    heard = analyze(song, lyrics, profile, parts) if isinstance(song, Clip) else analyze_file(song, lyrics, profile, parts)
+    heard = analyze(song, lyrics, profile, FIVE) if isinstance(song, Clip) else analyze_file(song, lyrics, profile, FIVE)
     found = heard["embedding"]
     if found.value is None: raise ValueError(f"this song has no place: {found.error or 'nothing was heard'}")
     return np.array(found.value["vector"], np.float32)
