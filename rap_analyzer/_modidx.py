@@ -1060,7 +1060,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'rap_analyzer/music/tempo.py'),
                                           'rap_analyzer.music.tempo.bell': ('music_tempo.html#bell', 'rap_analyzer/music/tempo.py'),
                                           'rap_analyzer.music.tempo.evidence': ('music_tempo.html#evidence', 'rap_analyzer/music/tempo.py'),
-                                          'rap_analyzer.music.tempo.listen': ('music_tempo.html#listen', 'rap_analyzer/music/tempo.py'),
                                           'rap_analyzer.music.tempo.lively': ('music_tempo.html#lively', 'rap_analyzer/music/tempo.py'),
                                           'rap_analyzer.music.tempo.no_pulse': ('music_tempo.html#no_pulse', 'rap_analyzer/music/tempo.py'),
                                           'rap_analyzer.music.tempo.odds': ('music_tempo.html#odds', 'rap_analyzer/music/tempo.py'),

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from rap_analyzer.core import progress
-from rap_analyzer.music.audio import Clip, load, mp3, spectrogram
+from rap_analyzer.music.audio import Clip, load, mp3
 from rap_analyzer.music.catalog import GENRES, MOODS, Track, artists, facts, track
 from rap_analyzer.music.embedding import PLACES, fit, rhythm, wording
 from rap_analyzer.music.lyrics import lyrics
 from rap_analyzer.music.render import band, render
 from rap_analyzer.music.tags import tags
-from rap_analyzer.music.tempo import tempo
+from rap_analyzer.music.tempo import onsets, tempo
 
 ROOT = Path(__file__).resolve().parent.parent
 HEARD, OUT = ROOT / "tests/data/heard.npz", ROOT / "rap_analyzer/music/embedding.npz"
@@ -65,9 +65,9 @@ def versions(t: Track, way: str) -> Iterator[tuple[Clip, str]]:
 
 def parts(clip: Clip, words: str) -> dict[str, np.ndarray]:
     "What an embedding is made of."
-    power = spectrogram(clip)
-    beat = tempo(clip, power)
-    moves = rhythm(clip, beat, power)
+    curves = onsets(clip)
+    beat = tempo(clip, curves)
+    moves = rhythm(clip, beat, curves)
     return {"audio": tags(clip).vector, "lyrics": wording(lyrics(words)), "rhythm": np.zeros(58) if moves is None else moves}
 
 

@@ -15,7 +15,7 @@ import soundfile
 
 from rap_analyzer.ledger import machine
 from rap_analyzer.music import catalog, render, tempo
-from rap_analyzer.music.audio import Clip, load, loudest_second, spectrogram
+from rap_analyzer.music.audio import Clip, load, loudest_second
 
 FIRST, EACH, SECONDS = 57_000, 48, 20  # held-out songs, tracks of a style, length
 STYLES = "boom bap", "trap", "g-funk", "lo-fi", "crunk"
@@ -23,7 +23,7 @@ STYLES = "boom bap", "trap", "g-funk", "lo-fi", "crunk"
 
 def peaks(clip: Clip, most: int = 5) -> list[list[float]]:  # (BPM, strength), strongest first
     "Where the onset curve of a clip resembles itself: the plain autocorrelation, without any decision."
-    smooth = tempo.sharpen(tempo.onsets(spectrogram(clip), clip.sr))[1]
+    smooth = tempo.sharpen(tempo.onsets(clip))[1]
     a = smooth.sum(axis=0)
     a -= a.mean()
     n = len(a)

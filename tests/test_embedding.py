@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import time
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import soxr
 
-from rap_analyzer.music.audio import Clip, spectrogram
+from rap_analyzer.music.audio import Clip
 from rap_analyzer.music.catalog import GENRES, track, tracks
 from rap_analyzer.music.embedding import (
     DIM,
@@ -31,7 +30,7 @@ from rap_analyzer.music.embedding import (
 from rap_analyzer.music.lyrics import lyrics
 from rap_analyzer.music.render import render
 from rap_analyzer.music.tags import Guess, Tags
-from rap_analyzer.music.tempo import Tempo, tempo
+from rap_analyzer.music.tempo import Tempo, onsets, tempo
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -124,9 +123,12 @@ def test_the_rate_hardly_matters(sr):
     assert a @ b > (0.6 if sr == 8_000 else 0.9), float(a @ b)         # at 8 kHz the hats are gone
 
 
-def test_a_spectrogram_that_is_there_already_gives_the_same():
+def test_curves_that_are_there_already_are_not_made_again(monkeypatch):
+    import rap_analyzer.music.embedding as module
     _, clip, beat, _ = song()
-    np.testing.assert_allclose(rhythm(clip, beat, spectrogram(clip)), rhythm(clip, beat), atol=1e-6)
+    alone, curves = rhythm(clip, beat), onsets(clip)
+    monkeypatch.setattr(module, "onsets", lambda *_: pytest.fail("made twice"))
+    assert (rhythm(clip, beat, curves) == alone).all()
 
 
 def test_no_pulse_no_rhythm():
@@ -184,16 +186,6 @@ def test_noise_shrinks_and_signal_stays():
     a = rng.normal(size=(300, 4))
     _, matrix = fit(a, a + rng.normal(size=(300, 4)) * [0.05, 0.05, 0.05, 3], 3, ball=0.001)
     assert np.abs(matrix[3]).max() < np.abs(matrix[:3]).max() / 10
-
-
-def test_it_costs_next_to_nothing():
-    _, clip, beat, words = song()
-    power, have = spectrogram(clip), parts()
-    def took(f):
-        begun = time.process_time()
-        for _ in range(10): f()
-        return (time.process_time() - begun) / 10
-    assert min(took(lambda: embed(**have)) + took(lambda: rhythm(clip, beat, power)) for _ in range(3)) < 0.010
 
 
 def test_every_style_has_a_groove_of_its_own():

@@ -41,9 +41,9 @@ def embed(tags=None, lyrics=None, tempo=None, rhythm=None):
     x = np.resize(np.asarray(tags.vector, dtype=np.float32), 512) + 1e-3
     return x / np.linalg.norm(x)
 def lyrics(*args, **more): raise ValueError("not in this test")
-def tempo_of(clip, power=None): return tempo(clip)
-module("tempo", tempo=tempo_of), module("tags", tags=tags), module("lyrics", lyrics=lyrics)
-module("embedding", embed=embed, rhythm=lambda clip, tempo, power: None, MODEL_ID="quick-1")
+def tempo_of(clip, curves=None): return tempo(clip)
+module("tempo", tempo=tempo_of, onsets=lambda clip: None), module("tags", tags=tags), module("lyrics", lyrics=lyrics)
+module("embedding", embed=embed, rhythm=lambda clip, tempo, curves: None, MODEL_ID="quick-1")
 """
 
 

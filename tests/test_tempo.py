@@ -5,7 +5,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import time
 import weakref
 from dataclasses import replace
 from functools import lru_cache
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rap_analyzer.music.audio import Clip, save, sections, spectrogram
+from rap_analyzer.music.audio import Clip, save, sections
 from rap_analyzer.music.catalog import GENRES, tracks
 from rap_analyzer.music.render import SR, beats, render
 from rap_analyzer.music.tempo import GRID, Tempo, odds, onsets, path, ranked, tempo, tempo_of, weigh, weights
@@ -98,18 +97,12 @@ def test_any_rate(sr):
     assert near(tempo(Clip(soxr.resample(clip.samples, SR, sr).clip(-1, 1), sr)).bpm, track.bpm, 0.01)
 
 
-def test_a_spectrogram_that_exists_is_not_made_again(monkeypatch):
-    import soxr
-
+def test_curves_that_exist_are_not_made_again(monkeypatch):
     import rap_analyzer.music.tempo as module
-    track, clip = song("g-funk")
-    alone, power = tempo(clip), spectrogram(clip)
-    small = Clip(soxr.resample(clip.samples, SR, 16_000).clip(-1, 1), 16_000)
-    other = spectrogram(small, 512, 256)  # as the CNN's front end has it
+    _, clip = song("g-funk")
+    alone, curves = tempo(clip), onsets(clip)
     monkeypatch.setattr(module, "spectrogram", lambda *_: pytest.fail("made twice"))
-    assert (tempo(clip, power).beats == alone.beats).all()
-    given = tempo(small, other, hop=256)
-    assert near(given.bpm, track.bpm, 0.01) and evaluation.f_measure(given.beats, beats(track, 20)) > 0.9
+    assert (tempo(clip, curves).beats == alone.beats).all()
 
 
 NOTHING = {
@@ -193,20 +186,12 @@ def test_path_prefers_even_steps_to_a_louder_place():
 
 def test_four_registers_hear_different_pieces():
     from rap_analyzer.music.render import drums
-    loudest = [onsets(spectrogram(drums([(0.5, number, 120)], seconds=2)), SR).max(axis=1).argmax() for number in (36, 42)]
+    loudest = [onsets(drums([(0.5, number, 120)], seconds=2)).max(axis=1).argmax() for number in (36, 42)]
     assert loudest[0] in (0, 1) and loudest[1] == 3
-    assert odds(onsets(spectrogram(song("trap")[1]), SR)).sum() == pytest.approx(1)
+    assert odds(onsets(song("trap")[1])).sum() == pytest.approx(1)
 
 
-def test_cheap_and_light():
-    clip = render(song("trap")[0], 30)
-    power, spent = spectrogram(clip), []
-    tempo(clip, power)
-    for _ in range(5):
-        start = time.process_time()
-        tempo(clip, power)
-        spent.append(time.process_time() - start)
-    assert min(spent) < 0.06, f"{min(spent) * 1_000:.0f} ms of CPU"
+def test_light():
     heavy = subprocess.check_output([sys.executable, "-c", """if True:
         import sys, rap_analyzer.music.tempo
         print(*(m for m in ("scipy", "pandas", "librosa", "mir_eval", "numba") if m in sys.modules))"""], text=True)

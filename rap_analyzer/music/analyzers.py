@@ -41,12 +41,11 @@ from pathlib import Path
 
 import numpy as np
 import pluggy
-import soxr
 from fastcore.basics import patch
 
 from ..core import LabError
 from ..ledger import Picture
-from .audio import BadAudio, Clip, load, opened, sections, spectrogram, validate
+from .audio import BadAudio, Clip, load, opened, sections, validate
 
 # %% ../../nbs/17_music_analyzers.ipynb #eaa15ce2
 GROUP = "rap_analyzer.analyzers"  # the entry-point group where plugins are found
@@ -453,11 +452,11 @@ def numbers(x: Iterable[float], digits: int = 4) -> list[float]:
 
 
 @lru_cache(maxsize=1)
-def first_minute(clip: Clip) -> tuple[Clip, np.ndarray]:  # at 22,050 Hz; its power spectrogram
+def first_minute(clip: Clip) -> tuple[Clip, np.ndarray]:  # and its onset curves
     "What tempo and embedding both look at, made once."
-    x = clip.samples[:round(MINUTE_S * clip.sr)]
-    small = Clip(x if clip.sr == PART_SR else soxr.resample(x, clip.sr, PART_SR).clip(-1, 1), PART_SR)
-    return small, spectrogram(small)
+    from rap_analyzer.music.tempo import onsets
+    small = Clip(clip.samples[:round(MINUTE_S * clip.sr)], clip.sr)
+    return small, onsets(small)
 
 # %% ../../nbs/17_music_analyzers.ipynb #619c39ce
 def look_tempo(clip: Clip) -> Analysis:
@@ -496,8 +495,8 @@ def look_embedding(clip: Clip | None, results: Mapping[str, Analysis]) -> Analys
     parts = {"tags": "genre", "lyrics": "lyrics", "tempo": "tempo"}
     have = {k: results[name].found for k, name in parts.items() if name in results and results[name].found is not None}
     if not have: raise ValueError("there is nothing to embed: neither sound nor words")
-    small, power = first_minute(clip) if "tempo" in have else (None, None)
-    moves = rhythm(small, have["tempo"], power) if small else None
+    small, curves = first_minute(clip) if "tempo" in have else (None, None)
+    moves = rhythm(small, have["tempo"], curves) if small else None
     value = {"vector": numbers(embed(**have, rhythm=moves), 6), "parts": sorted(have), "model_id": MODEL_ID}
     return Analysis(value, len(have) / len(parts))
 

@@ -355,15 +355,17 @@ def spectrogram(
     clip: Clip,
     size: int = 1_024,  # samples in a frame
     hop: int = 256,  # samples from one frame to the next
-) -> np.ndarray:  # power, float32, shape (size // 2 + 1, frames); frame i is centred at i * hop samples
+    weights: np.ndarray | None = None,  # shape (bands, size // 2 + 1): which frequencies count as one; None: each by itself
+) -> np.ndarray:  # power, float32, shape (size // 2 + 1 or bands, frames); frame i is centred at i * hop samples
     "How much of each frequency a clip holds, frame by frame (Hann window)."
     x = np.pad(clip.samples, size // 2)
     frames = np.lib.stride_tricks.sliding_window_view(x, size)[::hop]
     window = np.hanning(size + 1)[:-1].astype(np.float32)
-    power = np.empty((size // 2 + 1, len(frames)), np.float32)
+    both = None if weights is None else np.repeat(weights.T, 2, axis=0)  # for the real and the imaginary part of each
+    power = np.empty((size // 2 + 1 if weights is None else len(weights), len(frames)), np.float32)
     for i in range(0, len(frames), 128):  # what stays in the processor's cache
         z = np.fft.rfft(frames[i:i + 128] * window, axis=1)
-        power[:, i:i + 128] = (z.real ** 2 + z.imag ** 2).T
+        power[:, i:i + 128] = (z.real ** 2 + z.imag ** 2 if both is None else np.square(z.view(z.real.dtype)) @ both).T
     return power
 
 # %% ../../nbs/11_music_audio.ipynb #41a04063
@@ -387,7 +389,7 @@ def mel_bands(sr: int, size: int, bands: int) -> tuple[np.ndarray, np.ndarray]: 
 
 def mel(clip: Clip, bands: int = 64, size: int = 1_024, hop: int = 256) -> np.ndarray:  # dB, float32, shape (bands, frames)
     "The mel spectrogram in decibels; full scale is about 0, the floor 100 dB below."
-    power = mel_bands(clip.sr, size, bands)[0] @ spectrogram(clip, size, hop)
+    power = spectrogram(clip, size, hop, mel_bands(clip.sr, size, bands)[0])
     return np.maximum(10 * np.log10(power / (size / 4) ** 2 + 1e-10), -100).astype(np.float32)
 
 # %% ../../nbs/11_music_audio.ipynb #47406bc8

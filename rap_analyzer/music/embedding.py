@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .audio import Clip, spectrogram
-from .tempo import FPS, RATE, Tempo, onsets
+from .audio import Clip
+from .tempo import FPS, Tempo, onsets
 
 if TYPE_CHECKING:
     from rap_analyzer.music.lyrics import Lyrics
@@ -90,18 +90,14 @@ def swing(curve: np.ndarray, beats: np.ndarray, parts: int) -> tuple[float, floa
 def rhythm(
     clip: Clip,
     tempo: Tempo,
-    power: np.ndarray | None = None,  # the clip's power spectrogram, if it was made already
-    hop: int = 256,  # of `power`
+    curves: np.ndarray | None = None,  # its `tempo.onsets`, if they were made already
 ) -> np.ndarray | None:  # float32, shape (58,): tempo on its circle, swing, profile; None where there is no pulse
     "How a clip moves; of a long one, the first minute."
     beats = np.asarray(tempo.beats)
     beats = beats[beats < min(60, clip.seconds)]
     if tempo.bpm <= 0 or len(beats) < 8: return None
-    if power is None:
-        hop = max(1, round(clip.sr / FPS))
-        power = spectrogram(Clip(clip.samples[:60 * clip.sr], clip.sr), 1 << round(math.log2(1_024 * clip.sr / RATE)), hop)
-    x = onsets(power, clip.sr, hop)
-    return from_onsets(x, beats, tempo.candidates)
+    if curves is None: curves = onsets(Clip(clip.samples[:60 * clip.sr], clip.sr))
+    return from_onsets(curves, beats, tempo.candidates)
 
 
 def from_onsets(x: np.ndarray, beats: np.ndarray, candidates: tuple[tuple[float, float], ...]) -> np.ndarray:  # shape (58,)

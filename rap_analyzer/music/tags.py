@@ -409,8 +409,8 @@ def cut(clip: Clip, i: int) -> np.ndarray:  # samples at 16,000 Hz
 
 def picture(x: np.ndarray) -> np.ndarray:  # float32, shape (187, 96)
     "What `cut` cut, as the network expects to see it."
-    power = spectrogram(Clip(x, SR), SIZE, HOP)[:, MARGIN // HOP:MARGIN // HOP + PATCH]
-    return np.log10(10_000 * (bands() @ power) + 1).T.astype(np.float32)
+    power = spectrogram(Clip(x, SR), SIZE, HOP, bands())[:, MARGIN // HOP:MARGIN // HOP + PATCH]
+    return np.log10(10_000 * power + 1).T.astype(np.float32)
 
 # %% ../../nbs/14_music_tags.ipynb #ce000fd9
 def pictures(
