@@ -128,7 +128,13 @@ def failure(path: Path, error: str) -> str:
     said = ["".join(o.get("text", "")) or "\n".join(o.get("traceback", [])) or "".join(o.get("data", {}).get("text/plain", ""))
             for o in cells[begun[-1]]["outputs"]]
     code = ["    " + line for line in "".join(cells[begun[-1]]["source"]).splitlines()]
-    return "\n".join([f"cell {begun[-1] + 1} of {len(cells)}:", *code, error, *ANSI.sub("", "\n".join(said)).splitlines()[-60:]])
+    lines = ANSI.sub("", "\n".join(said)).splitlines()[-60:]
+    return "\n".join([f"cell {begun[-1] + 1} of {len(cells)}:", *code, error, *map(short, lines)])
+
+
+def short(line: str, most: int = 500) -> str:
+    "A line that does not drown the others: its beginning and its end."
+    return line if len(line) <= most else f"{line[:most - 100]} ... ({len(line):,} characters) ... {line[-60:]}"
 
 
 def parameters(path: Path, **known: object) -> dict:

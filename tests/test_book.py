@@ -174,10 +174,10 @@ def test_a_parameters_cell_is_given_the_size_of_the_profile(tmp_path):
 
 
 def test_a_cell_has_a_time_limit(tmp_path):
-    slow = put(tmp_path / "slow.ipynb", cell("code", "import time\nprint('begun', flush=True)\ntime.sleep(30)"))
+    slow = put(tmp_path / "slow.ipynb", cell("code", "import time\nprint('begun', 'x' * 9_000, 'end', flush=True)\ntime.sleep(30)"))
     record = _book.execute(slow, tmp_path / "out" / "slow.ipynb", 3000, 1)
     assert record["status"] == "failed" and "timed out" in record["error"] and "time.sleep(30)" in record["error"]
-    assert record["seconds"] < 29
+    assert record["seconds"] < 29 and len(record["error"]) < 2_000 and "(9,010 characters) ... xxxx" in record["error"]
 
 
 def test_book_and_docs_from_the_command_line(house, capsys):
