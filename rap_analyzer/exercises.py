@@ -6,9 +6,10 @@
 __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_STAY', 'CHILD_END', 'CHILD', 'MOST_PROCESSES',
            'KEPT_OUTPUT', 'KEPT_ANSWER', 'MARK', 'Ask', 'KINDS', 'translated', 'words', 'Cell', 'read', 'split_task',
            'literals', 'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'Outcome', 'run_apart', 'kind_of',
-           'plain', 'differs', 'short', 'Check', 'space_of', 'answers_of', 'explain_answers', 'judge_function', 'call',
-           'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history',
-           'judge', 'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
+           'plain', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of',
+           'explain_answers', 'judge_function', 'call', 'alike', 'believed', 'ruled', 'about_belief', 'hint', 'Verdict',
+           'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history', 'judge', 'run_behind', 'why',
+           'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
 
 # %% ../nbs/03_exercises.ipynb #4bf42440
 import ast
@@ -64,13 +65,17 @@ MESSAGES |= {
     "wrong.kind": "{asked}: expected {want}, got {got}.",
     "wrong.size": "{asked}: expected {want} items, got {got}.",
     "wrong.nan": "{asked}: the answer was NaN, which is not a number and equals nothing, itself included.",
-    "wrong.value": "{asked}: you answered {got}.",
+    "wrong.value": "{asked}: expected {want}, you answered {got}.",
+    "wrong.key": "{asked}: expected an answer for {key}, got {got}.",
+    "wrong.at": "{asked}, for {key}", "wrong.item": "{asked}, item {n}",
     "fail.cases": "{failed} of {n} questions were answered differently than they should be. For example: {example}",
     "fail.seed": "The last questions were drawn at random (seed {seed}).",
     "fail.belief": "That is what one gets who believes that {belief}.",
     "fail.like": "That is closest to what one gets who believes that {belief}.",
     "fail.experiment": "The smallest experiment that would tell: {experiment}",
     "fail.unknown": "No belief that we know explains this. Take the example above, and work it out by hand.",
+    "fail.rule": "It hangs on this rule of the task: {rule}.", "fail.other": "Others hang on another: {rule}.",
+    "fail.by_hand": "Work the example out by hand.",
     "pass.cases": "All {n} questions were answered as they should be, {fresh} of them drawn at random a moment ago.",
     "printed": "It also printed: {printed}",
 }
@@ -483,18 +488,35 @@ def differs(
         return words("wrong.kind", asked=asked, want=KINDS[wanted], got=name)
     if tag in ("rows", "map") and len(tagged[1]) != len(want):
         return words("wrong.size", asked=asked, want=len(want), got=len(tagged[1]))
-    if tag == "rows": return next(filter(None, map(differs, tagged[1], want, [asked] * len(want))), "")
-    try: got = plain(tagged)
-    except (LookupError, TypeError): return words("wrong.value", asked=asked, got="a dict of things that cannot be compared")
+    if tag in ("rows", "map"): return (rows_differ if tag == "rows" else map_differs)(tagged[1], want, asked)
+    got = plain(tagged)
     if tag == "float" and math.isnan(got) and not math.isnan(want): return words("wrong.nan", asked=asked)
     same = math.isclose(got, want, rel_tol=1e-9, abs_tol=1e-12) if tag in number else got == want
-    return "" if same else words("wrong.value", asked=asked, got=short(got))
+    return "" if same else words("wrong.value", asked=asked, want=short(want), got=short(got))
 
 
 def short(value: object, most: int = 80) -> str:
-    "A value in a few words."
+    "A value in a few words: of a long one the beginning and the end."
     text = f"{value:.6g}" if isinstance(value, float) else repr(value)
-    return text if len(text) <= most else text[:most - 4] + " ..."
+    return text if len(text) <= most else f"{text[:most // 2]} ... {text[5 + most // 2 - most:]}"
+
+# %% ../nbs/03_exercises.ipynb #42d77af8
+def rows_differ(items: Sequence[list], want: Sequence[object], asked: str) -> str:
+    "How the first item that differs does."
+    for n, (item, wanted) in enumerate(zip(items, want, strict=True), 1):
+        if differs(item, wanted, ""):
+            return differs(item, wanted, words("wrong.item", asked=asked, n=n) if len(want) > 1 else asked)
+    return ""
+
+
+def map_differs(items: Sequence[list], want: Mapping[object, object], asked: str) -> str:
+    "The first key that is missing, or whose value differs."
+    try: got = {plain(k): v for k, v in items}
+    except (LookupError, TypeError): return words("wrong.kind", asked=asked, want="other keys", got="some that cannot be compared")
+    for k, wanted in want.items():
+        if k not in got: return words("wrong.key", asked=asked, key=short(k), got=short([*got]))
+        if differs(got[k], wanted, ""): return differs(got[k], wanted, words("wrong.at", asked=asked, key=short(k)))
+    return ""
 
 # %% ../nbs/03_exercises.ipynb #950b8047
 @dataclass(frozen=True)
@@ -553,6 +575,11 @@ def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], f
     for belief, code in (ex.wrong if "__name__" in own else ex.wrong_again).values():
         rivals.setdefault(belief, []).append(answers_of(space_of("\n".join([*ex.given, code]))[own["name"]], cases))
     for belief, f in own.get("rivals", ()): rivals.setdefault(belief, []).append(answers_of(f, cases))
+    if "rules" in own:
+        belief, example, told = ruled(ex, own["rules"], got, truth, rivals, asked)
+        told = " ".join([words("fail.cases", failed=len(wrong), n=len(cases), example=example or wrong[0]), *told])
+        yield Check(name, False, f"{told} {words('fail.seed', seed=seed)}", belief)
+        return
     belief, share = explain_answers(got, truth, rivals, len(cases) - fresh)
     said = [words("fail.cases", failed=len(wrong), n=len(cases), example=wrong[0]), words("fail.seed", seed=seed)]
     belief = belief if share > 0.4 else ""
@@ -562,6 +589,50 @@ def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], f
 def call(name: str, args: Sequence[object]) -> str:
     "A call as one would type it."
     return f"{name}({', '.join(map(short, args))})"
+
+# %% ../nbs/03_exercises.ipynb #be8e4eaf
+def alike(a: object, b: object) -> bool:
+    "Two answers of an author's functions: the same?"
+    number = isinstance(a, (int, float)) and isinstance(b, (int, float)) and not isinstance(a, bool) and not isinstance(b, bool)
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) if number else a == b
+
+
+def believed(
+    got: Sequence[list],  # what came over the wall
+    truth: Sequence[object],  # what should have come
+    rivals: Mapping[str, Sequence[Sequence[object]]],  # belief -> the answers of those who hold it
+    least: float = 0.85,  # of the questions that would tell, answered as the belief has it
+) -> str:
+    "The belief whose answers these are, wherever they or its answers differ from the truth; empty where none fits."
+    bad, best = [bool(differs(g, t, "")) for g, t in zip(got, truth, strict=True)], {}
+    for belief, sets in rivals.items():
+        for rival in sets:
+            tells = [i for i, r in enumerate(rival) if bad[i] or not alike(r, truth[i])]
+            same = sum(rival[i] is not ... and not differs(got[i], rival[i], "") for i in tells)
+            best[belief] = max(best.get(belief, 0), same / max(len(tells), 1))
+    belief = max(best, key=best.get, default="")
+    return belief if belief and best[belief] >= least else ""
+
+# %% ../nbs/03_exercises.ipynb #78505bf4
+def ruled(
+    ex: Exercise,
+    rules: Sequence[str],  # of the fixed questions, which come first: the sentence of the task that each of them hangs on
+    got: Sequence[list],
+    truth: Sequence[object],
+    rivals: Mapping[str, Sequence[Sequence[object]]],
+    asked: Sequence[str],
+) -> tuple[str, str, list[str]]:  # the belief, the example, and what is said about both
+    "What is wrong, by the rules of the task."
+    found = [differs(got[i], truth[i], asked[i]) for i in range(len(rules))]
+    share = {r: sum(bool(f) for f, s in zip(found, rules, strict=True) if s == r) / rules.count(r) for r in dict.fromkeys(rules)}
+    order = sorted((r for r in share if share[r]), key=lambda r: -share[r])
+    belief = believed(got, truth, rivals)
+    told = [about_belief(ex, belief)] if belief else [words("fail.by_hand")]
+    if not order: return belief, "", [words("fail.unknown")] if not belief else told
+    sentence = [words(f"{ex.id}.rule.{[*share].index(r)}", r) for r in order]
+    more = [words("fail.other", rule=sentence[1])] if not belief and len(order) > 1 and share[order[1]] > 0.5 else []
+    example = next(f for f, s in zip(found, rules, strict=True) if f and s == order[0])
+    return belief, example, [words("fail.rule", rule=sentence[0]), *more, *told]
 
 # %% ../nbs/03_exercises.ipynb #2f20886d
 def about_belief(ex: Exercise, belief: str, sure: bool = True) -> str:
