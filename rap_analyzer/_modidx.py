@@ -108,6 +108,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'rap_analyzer.exercises._reached': ('exercises.html#_reached', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises._servers': ('exercises.html#_servers', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.about_belief': ('exercises.html#about_belief', 'rap_analyzer/exercises.py'),
+                                        'rap_analyzer.exercises.akin': ('exercises.html#akin', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.alike': ('exercises.html#alike', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.answers_of': ('exercises.html#answers_of', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.bare': ('exercises.html#bare', 'rap_analyzer/exercises.py'),

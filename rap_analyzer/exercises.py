@@ -6,7 +6,7 @@
 __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_STAY', 'CHILD_END', 'CHILD', 'MOST_PROCESSES',
            'KEPT_OUTPUT', 'KEPT_ANSWER', 'MARK', 'Ask', 'KINDS', 'translated', 'words', 'Cell', 'read', 'split_task',
            'literals', 'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'Outcome', 'run_apart', 'kind_of',
-           'plain', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of',
+           'plain', 'akin', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of',
            'explain_answers', 'judge_function', 'call', 'alike', 'believed', 'ruled', 'about_belief', 'hint', 'Verdict',
            'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history', 'judge', 'run_behind', 'why',
            'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
@@ -475,6 +475,11 @@ def plain(tagged: list) -> object:
     return float(data[0]) if tag == "float" else data[0] if data else None
 
 # %% ../nbs/03_exercises.ipynb #adcaaada
+def akin(tagged: list, want: object) -> bool:
+    "Is it of the kind that is wanted?"
+    return tagged[0] == kind_of(want) or {tagged[0], kind_of(want)} <= {"int", "float"}
+
+
 def differs(
     tagged: list,  # what came over the wall
     want: object,  # what should have come
@@ -482,8 +487,7 @@ def differs(
 ) -> str:  # empty if they are the same, else how they differ, in one sentence
     "Compare by kind, then by size, then by value."
     tag, wanted = tagged[0], kind_of(want)
-    number = {"int", "float"}
-    if tag != wanted and not {tag, wanted} <= number:
+    if not akin(tagged, want):
         name = f"an object of type {tagged[1]}" if tag == "other" else KINDS.get(tag, tag)
         return words("wrong.kind", asked=asked, want=KINDS[wanted], got=name)
     if tag in ("rows", "map") and len(tagged[1]) != len(want):
@@ -491,7 +495,7 @@ def differs(
     if tag in ("rows", "map"): return (rows_differ if tag == "rows" else map_differs)(tagged[1], want, asked)
     got = plain(tagged)
     if tag == "float" and math.isnan(got) and not math.isnan(want): return words("wrong.nan", asked=asked)
-    same = math.isclose(got, want, rel_tol=1e-9, abs_tol=1e-12) if tag in number else got == want
+    same = math.isclose(got, want, rel_tol=1e-9, abs_tol=1e-12) if tag in ("int", "float") else got == want
     return "" if same else words("wrong.value", asked=asked, want=short(want), got=short(got))
 
 
@@ -624,7 +628,10 @@ def ruled(
 ) -> tuple[str, str, list[str]]:  # the belief, the example, and what is said about both
     "What is wrong, by the rules of the task."
     found = [differs(got[i], truth[i], asked[i]) for i in range(len(rules))]
-    share = {r: sum(bool(f) for f, s in zip(found, rules, strict=True) if s == r) / rules.count(r) for r in dict.fromkeys(rules)}
+    odd = next((i for i, g in enumerate(got) if not akin(g, truth[i]) and (
+        g[0] in ("other", "huge") or g[0] != "nothing" and truth[i] is not None)), None)
+    if odd is not None: return "", differs(got[odd], truth[odd], asked[odd]), []
+    share = {r: sum(bool(f) for f, s in zip(found, rules, strict=True) if s == r) / (0.5 + rules.count(r)) for r in rules}
     order = sorted((r for r in share if share[r]), key=lambda r: -share[r])
     belief = believed(got, truth, rivals)
     told = [about_belief(ex, belief)] if belief else [words("fail.by_hand")]

@@ -41,11 +41,11 @@ def rhymes(a, b):
         return p[i[-1]:] if i else None
     return t(a["phones"])==t(b["phones"])
 """),
-    ("15.1", "digits", TAILS % 'k=i[0]; return [x.rstrip("012") for x in p[k:]],p[:k]'),
+    ("15.1", "first", TAILS % 'k=i[0]; return [x.rstrip("012") for x in p[k:]],p[:k]'),
     ("15.1", "digits", TAILS % '''k=i[-1]; j=k
         while j and not p[j-1][-1].isdigit(): j-=1
         return p[k:],p[j:k]'''),
-    ("15.1", "itself", TAILS % '''k=i[-1]
+    ("15.1", "back", TAILS % '''k=i[-1]
         return [x.rstrip("012") for x in p[k:]],p[:k]'''),
     ("15.1", "", """
 def rhymes(a, b):
