@@ -147,6 +147,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'rap_analyzer.exercises.short': ('exercises.html#short', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.space_of': ('exercises.html#space_of', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.split_task': ('exercises.html#split_task', 'rap_analyzer/exercises.py'),
+                                        'rap_analyzer.exercises.strange': ('exercises.html#strange', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.stub': ('exercises.html#stub', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.translated': ('exercises.html#translated', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.verdict_html': ('exercises.html#verdict_html', 'rap_analyzer/exercises.py'),

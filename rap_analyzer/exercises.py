@@ -7,9 +7,9 @@ __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_STAY', 'CH
            'KEPT_OUTPUT', 'KEPT_ANSWER', 'MARK', 'Ask', 'KINDS', 'translated', 'words', 'Cell', 'read', 'split_task',
            'literals', 'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'Outcome', 'run_apart', 'kind_of',
            'plain', 'akin', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of',
-           'explain_answers', 'judge_function', 'call', 'alike', 'believed', 'ruled', 'about_belief', 'hint', 'Verdict',
-           'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history', 'judge', 'run_behind', 'why',
-           'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
+           'explain_answers', 'judge_function', 'call', 'alike', 'strange', 'believed', 'ruled', 'about_belief', 'hint',
+           'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history', 'judge', 'run_behind',
+           'why', 'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
 
 # %% ../nbs/03_exercises.ipynb #4bf42440
 import ast
@@ -67,6 +67,7 @@ MESSAGES |= {
     "wrong.nan": "{asked}: the answer was NaN, which is not a number and equals nothing, itself included.",
     "wrong.value": "{asked}: expected {want}, you answered {got}.",
     "wrong.key": "{asked}: expected an answer for {key}, got {got}.",
+    "wrong.more": "{asked}: expected no answer for {key}, got one.",
     "wrong.at": "{asked}, for {key}", "wrong.item": "{asked}, item {n}",
     "fail.cases": "{failed} of {n} questions were answered differently than they should be. For example: {example}",
     "fail.seed": "The last questions were drawn at random (seed {seed}).",
@@ -489,8 +490,9 @@ def differs(
     tag, wanted = tagged[0], kind_of(want)
     if not akin(tagged, want):
         name = f"an object of type {tagged[1]}" if tag == "other" else KINDS.get(tag, tag)
-        return words("wrong.kind", asked=asked, want=KINDS[wanted], got=name)
-    if tag in ("rows", "map") and len(tagged[1]) != len(want):
+        if want is None and tag in ("truth", "int", "float", "text"): name = short(plain(tagged))
+        return words("wrong.kind", asked=asked, want=short(want) if tag == "nothing" else KINDS[wanted], got=name)
+    if tag == "rows" and len(tagged[1]) != len(want):
         return words("wrong.size", asked=asked, want=len(want), got=len(tagged[1]))
     if tag in ("rows", "map"): return (rows_differ if tag == "rows" else map_differs)(tagged[1], want, asked)
     got = plain(tagged)
@@ -514,13 +516,13 @@ def rows_differ(items: Sequence[list], want: Sequence[object], asked: str) -> st
 
 
 def map_differs(items: Sequence[list], want: Mapping[object, object], asked: str) -> str:
-    "The first key that is missing, or whose value differs."
+    "The first key that is missing, or whose value differs, or that nobody asked for."
     try: got = {plain(k): v for k, v in items}
     except (LookupError, TypeError): return words("wrong.kind", asked=asked, want="other keys", got="some that cannot be compared")
     for k, wanted in want.items():
         if k not in got: return words("wrong.key", asked=asked, key=short(k), got=short([*got]))
         if differs(got[k], wanted, ""): return differs(got[k], wanted, words("wrong.at", asked=asked, key=short(k)))
-    return ""
+    return words("wrong.more", asked=asked, key=short(next(iter(got.keys() - want.keys())))) if len(got) > len(want) else ""
 
 # %% ../nbs/03_exercises.ipynb #950b8047
 @dataclass(frozen=True)
@@ -601,6 +603,16 @@ def alike(a: object, b: object) -> bool:
     return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) if number else a == b
 
 
+def strange(tagged: list, want: object) -> bool:
+    "Is an answer, or a part of it, of a kind that was never asked for?"
+    if tagged[0] == "nothing" or want is None: return tagged[0] in ("other", "huge")
+    if not akin(tagged, want): return True
+    parts, wanted = {"rows": (tagged[-1], want), "map": ([v for _, v in tagged[-1]] if tagged[0] == "map" else (), want)}.get(
+        tagged[0], ((), ()))
+    wanted = list(wanted.values() if isinstance(wanted, Mapping) else wanted)
+    return any(all(strange(p, w) for w in wanted) for p in parts) if wanted else False
+
+# %% ../nbs/03_exercises.ipynb #9e1cfd9a
 def believed(
     got: Sequence[list],  # what came over the wall
     truth: Sequence[object],  # what should have come
@@ -628,18 +640,17 @@ def ruled(
 ) -> tuple[str, str, list[str]]:  # the belief, the example, and what is said about both
     "What is wrong, by the rules of the task."
     found = [differs(got[i], truth[i], asked[i]) for i in range(len(rules))]
-    odd = next((i for i, g in enumerate(got) if not akin(g, truth[i]) and (
-        g[0] in ("other", "huge") or g[0] != "nothing" and truth[i] is not None)), None)
+    odd = next((i for i, g in enumerate(got) if strange(g, truth[i])), None)
     if odd is not None: return "", differs(got[odd], truth[odd], asked[odd]), []
     share = {r: sum(bool(f) for f, s in zip(found, rules, strict=True) if s == r) / (0.5 + rules.count(r)) for r in rules}
     order = sorted((r for r in share if share[r]), key=lambda r: -share[r])
     belief = believed(got, truth, rivals)
     told = [about_belief(ex, belief)] if belief else [words("fail.by_hand")]
-    if not order: return belief, "", [words("fail.unknown")] if not belief else told
+    if not order: return belief, "", told
     sentence = [words(f"{ex.id}.rule.{[*share].index(r)}", r) for r in order]
-    more = [words("fail.other", rule=sentence[1])] if not belief and len(order) > 1 and share[order[1]] > 0.5 else []
+    more = [words("fail.other", rule=sentence[1])] if len(order) > 1 and share[order[1]] > 0.5 else []
     example = next(f for f, s in zip(found, rules, strict=True) if f and s == order[0])
-    return belief, example, [words("fail.rule", rule=sentence[0]), *more, *told]
+    return belief, example, told if belief else [words("fail.rule", rule=sentence[0]), *more, *told]
 
 # %% ../nbs/03_exercises.ipynb #2f20886d
 def about_belief(ex: Exercise, belief: str, sure: bool = True) -> str:
