@@ -466,6 +466,35 @@ def test_beliefs_about_an_idle_index(servers, statements, belief):
     assert v.state == "fail" and belief in beliefs(v), v
 
 
+WIDE = "CREATE TABLE wide_tracks (id bigint PRIMARY KEY, embedding halfvec(1536) NOT NULL)"
+PLAIN = "ALTER TABLE wide_tracks ALTER embedding SET STORAGE PLAIN"
+
+
+@pytest.mark.parametrize("statements, belief", [
+    ([WIDE, PLAIN.replace("embedding", "id")], "elsewhere"), ([WIDE, PLAIN + "x"], ""),
+    ([WIDE + " WITH (fillfactor = 50)", PLAIN], "air"), ([WIDE, "ANALYZE wide_tracks"], "tidy"),
+    ([WIDE, "VACUUM FULL wide_tracks"], "tidy"), ([WIDE.replace("TABLE", "UNLOGGED TABLE")], "unlogged"),
+    ([WIDE + " PARTITION BY RANGE (id)", "CREATE TABLE one PARTITION OF wide_tracks DEFAULT"], "apart"),
+    ([WIDE.replace("halfvec", "vector").replace("NULL", "NULL, small halfvec(1536) GENERATED ALWAYS AS (embedding::halfvec) "
+      "STORED")], "beside"),
+    ([WIDE, PLAIN, "CREATE RULE few AS ON INSERT TO wide_tracks WHERE NEW.id > 50 DO INSTEAD NOTHING"], "dropped"),
+    ([WIDE.replace("halfvec", "vector"), PLAIN, PLAIN.replace("SET STORAGE PLAIN", "TYPE halfvec(1536)")], "reset"),
+    ([WIDE, "ALTER TABLE wide_tracks SET (toast.autovacuum_enabled = off)"], ""),
+])
+def test_beliefs_about_half_a_vector(servers, statements, belief):
+    v = hand_in("20.1", *statements)
+    assert v.state == "fail" and beliefs(v) == {belief}, v
+    if "autovacuum" in statements[-1]: assert "its value does not lie in it" in said(v), v
+
+
+@pytest.mark.parametrize("statements", [
+    [WIDE.replace("NOT", "STORAGE MAIN NOT")], [WIDE + " WITH (toast_tuple_target = 4080)"],
+    [WIDE.replace("halfvec", "vector"), PLAIN.replace("SET STORAGE PLAIN", "TYPE halfvec(1536)"), PLAIN.lower() + ";"]])
+def test_every_way_to_keep_half_a_vector_in_its_row_passes(servers, statements):
+    v = hand_in("20.1", *statements)
+    assert v.state == "pass", v
+
+
 @pytest.mark.parametrize("statements", [
     ["SET hnsw.iterative_scan = relaxed_order", REMIX], [REMIX.replace("embedding <#> %(q)s", "(embedding <#> %(q)s) + 0")],
     ["SET enable_indexscan = off", REMIX],

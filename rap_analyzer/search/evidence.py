@@ -262,6 +262,8 @@ class Stored:
     storage: str = ""  # PLAIN, EXTERNAL, EXTENDED or MAIN
     lost: float = 0.0  # the largest distance between a vector of unit length and what was kept of it
     indexes: int = 0  # besides the primary key
+    rows: int = 0  # that were put into it
+    kept: int = 0  # that are there
     error: str = ""  # what PostgreSQL said
 
 
@@ -294,8 +296,8 @@ def _stored(con: object, statements: Sequence[str], d: int, rows: int) -> Stored
     kind, storage, indexes = con.execute(COLUMN).fetchone()
     plan = explain(con, "SELECT id FROM wide_tracks ORDER BY (embedding <#> %(q)s) + 0 LIMIT 10", {"q": texts[0]})
     kept = con.execute("SELECT embedding::vector::real[] FROM wide_tracks ORDER BY id").fetchall()
-    lost = max(float(np.linalg.norm(x - np.asarray(y))) for x, (y,) in zip(X, kept, strict=True))
-    return Stored((plan.buffers or 0) / rows, kind, storage, lost, indexes)
+    lost = max((float(np.linalg.norm(x - np.asarray(y))) for x, (y,) in zip(X, kept, strict=False)), default=0.0)
+    return Stored((plan.buffers or 0) / rows, kind, storage, lost, indexes, rows, len(kept))
 
 # %% ../../nbs/27_search_evidence.ipynb #15419a55
 FIVE = {
