@@ -497,7 +497,8 @@ def test_every_way_to_keep_half_a_vector_in_its_row_passes(servers, statements):
 
 @pytest.mark.parametrize("statements", [
     ["SET hnsw.iterative_scan = relaxed_order", REMIX], [REMIX.replace("embedding <#> %(q)s", "(embedding <#> %(q)s) + 0")],
-    ["SET enable_indexscan = off", REMIX],
+    ["SET enable_indexscan = off", REMIX], ["SET hnsw.ef_search = 10", "SET hnsw.iterative_scan = strict_order", REMIX],
+    ["SELECT id FROM practice_tracks ORDER BY remix DESC, embedding <#> %(q)s LIMIT 10"],
     ["WITH few AS MATERIALIZED (SELECT * FROM practice_tracks WHERE remix) SELECT id FROM few ORDER BY embedding <#> %(q)s "
      "LIMIT 10"]])
 def test_every_way_to_the_other_remixes_passes(servers, statements):
@@ -506,13 +507,21 @@ def test_every_way_to_the_other_remixes_passes(servers, statements):
 
 
 @pytest.mark.parametrize("statements, belief", [
-    (["SET hnsw.ef_search = 400", REMIX], "wider"), ([REMIX.replace("LIMIT 10", "LIMIT 100")], ""),
+    (["SET hnsw.ef_search = 400", REMIX], "wider"), ([REMIX.replace("LIMIT 10", "LIMIT 100")], "trim"),
     (["SET hnsw.max_scan_tuples = 90000", REMIX], "dial"), (["SET hnsw.iterative_scan = off", REMIX], "switch"),
     (["WITH r AS (SELECT * FROM practice_tracks WHERE remix) SELECT id FROM r ORDER BY embedding <#> %(q)s LIMIT 10"], "fence"),
-    (["SET work_mem = '64MB'", REMIX], ""),
+    (["SET work_mem = '64MB'", REMIX], "force"), (["SET search_path = public", REMIX], ""),
+    ([REMIX.replace("LIMIT 10", "DESC LIMIT 10")], "turned"),
+    ([REMIX.replace("embedding <#> %(q)s", "-(embedding <#> %(q)s)")], "turned"), (["SET ivfflat.probes = 100", REMIX], "other"),
+    (["SET hnsw.iterative_scan = strict_order", "SET hnsw.max_scan_tuples = 500", REMIX], "bound"),
+    (["SET hnsw.iterative_scan = strict_order", REMIX.replace("LIMIT 10", "LIMIT 5")], ""),
+    (["SET hnsw.iterative_scan = on", REMIX], "switch"), (["SET hnsw.iterative_scan = strict_order", REMIX + " OFFSET 2"], ""),
+    (["SELECT id FROM practice_tracks WHERE id IN (SELECT id FROM practice_tracks ORDER BY embedding <#> %(q)s LIMIT 99) "
+      "AND remix"], "later"),
+    (["WITH x AS (UPDATE practice_tracks SET remix = remix WHERE id = 7) " + REMIX], "built"),
     ([REMIX.replace("LIMIT 10", "LIMIT 20")], "more"), ([REMIX.replace("remix ", "remix IS TRUE ")], "where"),
     (["DROP INDEX practice_ip", REMIX], "built"), (["CREATE INDEX mine ON practice_tracks (remix)", REMIX], "built"),
-    ([REMIX.replace("WHERE remix ", "")], "fill"), ([REMIX.replace("<#>", "<=>") + " OFFSET 3"], "any"),
+    ([REMIX.replace("WHERE remix ", "")], "fill"), ([REMIX.replace("<#>", "<=>") + " OFFSET 3"], ""),
     (["SELECT id FROM practice_tracks WHERE remix AND %(q)s IS NOT NULL LIMIT 10"], "any"),
     (["SELECT id FROM (SELECT * FROM practice_tracks ORDER BY embedding <#> %(q)s LIMIT 500) a WHERE remix LIMIT 10"], "later"),
     (["SELECT id FROM practice_tracks WHERE false AND %(q)s IS NOT NULL"], ""),
@@ -520,6 +529,21 @@ def test_every_way_to_the_other_remixes_passes(servers, statements):
 def test_beliefs_about_the_other_remixes(servers, statements, belief):
     v = hand_in("22.1", *statements)
     assert v.state == "fail" and belief in beliefs(v), v
+
+
+@pytest.mark.parametrize("lost, state", [((0.02, 0.02), "pass"), ((0.02, 0), "fail"), ((0.05, 0.02), "fail")])
+def test_what_the_graph_itself_misses_is_nobodys_mistake(servers, monkeypatch, lost, state):
+    from rap_analyzer.search import evidence
+    real, left = evidence.collect, list(lost)
+    def unlucky(*args, **kw): return replace(e := real(*args, **kw), recall=e.recall - left.pop(0))
+    monkeypatch.setattr(evidence, "collect", unlucky)
+    v = hand_in("22.1", "SET hnsw.iterative_scan = relaxed_order", REMIX)
+    assert v.state == state and not left, v
+
+
+def test_a_wide_search_that_passes_is_told_what_helped(servers):
+    v = hand_in("22.1", "SET hnsw.ef_search = 1000", REMIX)
+    assert v.state == "pass" and "and not the width" in v.checks[-1].message, v
 
 
 def test_a_checker_tells_its_questions_in_its_own_words():
