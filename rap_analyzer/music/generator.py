@@ -43,7 +43,7 @@ def design(
 
 # %% ../../nbs/18_music_generator.ipynb #9c3a09d3
 def ridge(D: np.ndarray, Y: np.ndarray, penalty: float) -> np.ndarray:  # (d, 512)
-    "Coefficients of ridge regression through the origin; D counts in units of ONE."
+    "The weights of ridge regression, without a constant; D counts in units of ONE."
     D = D / ONE
     return np.linalg.solve(D.T @ D + penalty * np.eye(D.shape[1]), D.T @ Y)
 
