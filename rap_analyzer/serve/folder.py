@@ -51,7 +51,7 @@ def fingerprint(path: Path) -> str:  # 32 characters; empty for what cannot be r
 
 # %% ../../nbs/30_serve_folder.ipynb #5ab01c37
 def known(store: Store, ids: Sequence[str]) -> dict[str, Track]:  # by external id
-    "What the store has of these files."
+    "What the store has of these files already."
     return {t.external_id: t for t in map(decode_track, store.query(Plan(KNOWN, (SOURCE, list(ids)))))}
 
 
