@@ -138,6 +138,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'rap_analyzer.exercises.map_differs': ('exercises.html#map_differs', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.plain': ('exercises.html#plain', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.program': ('exercises.html#program', 'rap_analyzer/exercises.py'),
+                                        'rap_analyzer.exercises.question': ('exercises.html#question', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.read': ('exercises.html#read', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.rows_differ': ('exercises.html#rows_differ', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.ruled': ('exercises.html#ruled', 'rap_analyzer/exercises.py'),

@@ -7,9 +7,9 @@ __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_STAY', 'CH
            'KEPT_OUTPUT', 'KEPT_ANSWER', 'MARK', 'Ask', 'KINDS', 'translated', 'words', 'Cell', 'read', 'split_task',
            'literals', 'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'Outcome', 'run_apart', 'kind_of',
            'plain', 'akin', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of',
-           'explain_answers', 'judge_function', 'call', 'alike', 'strange', 'believed', 'ruled', 'about_belief', 'hint',
-           'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history', 'judge', 'run_behind',
-           'why', 'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
+           'explain_answers', 'judge_function', 'call', 'question', 'alike', 'strange', 'believed', 'ruled',
+           'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history',
+           'judge', 'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
 
 # %% ../nbs/03_exercises.ipynb #4bf42440
 import ast
@@ -66,19 +66,23 @@ MESSAGES |= {
     "wrong.size": "{asked}: expected {want} items, got {got}.",
     "wrong.nan": "{asked}: the answer was NaN, which is not a number and equals nothing, itself included.",
     "wrong.value": "{asked}: expected {want}, you answered {got}.",
-    "wrong.key": "{asked}: expected an answer for {key}, got {got}.",
-    "wrong.more": "{asked}: expected no answer for {key}, got one.",
-    "wrong.at": "{asked}, for {key}", "wrong.item": "{asked}, item {n}",
     "fail.cases": "{failed} of {n} questions were answered differently than they should be. For example: {example}",
     "fail.seed": "The last questions were drawn at random (seed {seed}).",
     "fail.belief": "That is what one gets who believes that {belief}.",
     "fail.like": "That is closest to what one gets who believes that {belief}.",
     "fail.experiment": "The smallest experiment that would tell: {experiment}",
     "fail.unknown": "No belief that we know explains this. Take the example above, and work it out by hand.",
-    "fail.rule": "It hangs on this rule of the task: {rule}.", "fail.other": "Others hang on another: {rule}.",
-    "fail.by_hand": "Work the example out by hand.",
     "pass.cases": "All {n} questions were answered as they should be, {fresh} of them drawn at random a moment ago.",
     "printed": "It also printed: {printed}",
+}
+
+# %% ../nbs/03_exercises.ipynb #38b39ba6
+MESSAGES |= {                                               # where an answer has parts, and where a question has its rule
+    "wrong.key": "{asked}: expected an answer for {key}, got {got}.",
+    "wrong.more": "{asked}: expected no answer for {key}, got one.",
+    "wrong.at": "{asked}, for {key}", "wrong.item": "{asked}, item {n}",
+    "fail.rule": "It hangs on this rule of the task: {rule}.", "fail.other": "Others hang on another: {rule}.",
+    "fail.by_hand": "Work the example out by hand.",
 }
 
 MESSAGES |= {                                               # for exercises that are handed in as SQL
@@ -571,7 +575,7 @@ def explain_answers(
 def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], fresh: int, seed: int) -> Iterator[Check]:
     "The verdict about a function: its answers beside the truth, and the belief that explains them."
     truth = answers_of(own["truth"], cases)
-    asked = [own["tell"](c) if "tell" in own else call(own["name"], c) for c in cases]
+    asked = [question(own, c) for c in cases]
     wrong = [d for d in map(differs, got, truth, asked) if d]
     name = words("check.answers")
     if not wrong:
@@ -597,6 +601,11 @@ def call(name: str, args: Sequence[object]) -> str:
     return f"{name}({', '.join(map(short, args))})"
 
 # %% ../nbs/03_exercises.ipynb #be8e4eaf
+def question(own: dict, case: Sequence[object]) -> str:
+    "A question in words: the author's `tell`, else the call."
+    return own["tell"](case) if "tell" in own else call(own["name"], case)
+
+
 def alike(a: object, b: object) -> bool:
     "Two answers of an author's functions: the same?"
     number = isinstance(a, (int, float)) and isinstance(b, (int, float)) and not isinstance(a, bool) and not isinstance(b, bool)
@@ -612,7 +621,7 @@ def strange(tagged: list, want: object) -> bool:
     wanted = list(wanted.values() if isinstance(wanted, Mapping) else wanted)
     return any(all(strange(p, w) for w in wanted) for p in parts) if wanted else False
 
-# %% ../nbs/03_exercises.ipynb #9e1cfd9a
+# %% ../nbs/03_exercises.ipynb #97753b36
 def believed(
     got: Sequence[list],  # what came over the wall
     truth: Sequence[object],  # what should have come
@@ -770,7 +779,7 @@ def judge(
     seed, own = secrets.randbelow(10**6) if seed is None else seed, space_of(ex.checker)
     own = own["again"] if again else own
     cases, fresh = drawn(own, seed)
-    asks = [(call(own["name"], c), own["name"], list(c)) for c in cases] if cases else own.get("asks", [])
+    asks = [(question(own, c), own["name"], list(c)) for c in cases] if cases else own.get("asks", [])
     out = run_apart(cells, asks(random.Random(seed)) if callable(asks) else asks, ex.budget_s)
     if out.error: return failed_to_run(ex, out, trace)
     checks = [Check(words("check.runs"), True)]

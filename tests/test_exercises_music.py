@@ -291,7 +291,7 @@ def drop(rows):
     a,b=s("machine"),s("people")
     return None if a is None or b is None else (a-b)/a if a else 0.0
 """),
-    ("13.2", "against", """
+    ("13.2", "sign", """
 def drop(rows):
     def s(k):
         d={}
