@@ -435,7 +435,8 @@ REMIX = "SELECT id FROM practice_tracks WHERE remix ORDER BY embedding <#> %(q)s
 
 
 @pytest.mark.parametrize("statements", [
-    [INNER], ["SET hnsw.ef_search = 100", INNER], [INNER.replace("SELECT id", "SELECT id, remix")],
+    [INNER], ["SELECT id, embedding <#> %(q)s FROM practice_tracks ORDER BY 2 LIMIT 10;"],
+    ["SET hnsw.ef_search = 100", INNER], [INNER.replace("SELECT id", "SELECT id, remix")],
     ["CREATE INDEX mine ON practice_tracks USING hnsw (embedding vector_cosine_ops)", COSINE],
     ["WITH few AS MATERIALIZED (" + INNER.replace("id", "id, embedding <#> %(q)s AS d", 1) + ") SELECT id FROM few ORDER BY d"]])
 def test_every_way_that_uses_an_index_passes(servers, statements):
@@ -447,7 +448,7 @@ def test_every_way_that_uses_an_index_passes(servers, statements):
 @pytest.mark.parametrize("statements, belief", [
     (["SET enable_seqscan TO off", "SET enable_sort = off", COSINE], "force"),
     (["SET LOCAL enable_seqscan = false", COSINE], "force"),
-    (["REINDEX INDEX practice_ip", COSINE], "more"), (["ANALYZE practice_tracks", COSINE], ""),
+    (["REINDEX INDEX practice_ip", COSINE], "more"), (["ANALYZE practice_tracks", COSINE], "told"),
     (["CREATE INDEX x ON practice_tracks USING ivfflat (embedding vector_ip_ops)", COSINE], "more"),
     (["CREATE INDEX x ON practice_tracks (id)", COSINE], "more"),
     ([COSINE.replace("<=>", "<->")], "operator"),
@@ -458,12 +459,22 @@ def test_every_way_that_uses_an_index_passes(servers, statements):
     ([INNER.replace(" LIMIT", " DESC LIMIT")], "sign"), (["SET random_page_cost = 1", COSINE], "force"),
     (["CREATE INDEX x ON practice_tracks USING hnsw (embedding vector_cosine_ops) WITH (m = 4, ef_construction = 8)",
       COSINE.replace("LIMIT 10", "")], "all"),
-    (["SET hnsw.ef_search = 1", INNER.replace("ORDER", "WHERE id > 100 ORDER")], ""),
+    (["SET hnsw.ef_search = 1", INNER.replace("ORDER", "WHERE id > 100 ORDER")], ""), (["SET hnsw.ef_search = 99", COSINE], "dial"),
+    (["/*+ IndexScan(practice_tracks practice_ip) */ " + COSINE], "force"), ([COSINE.replace("<=>", "<#>") + " OFFSET 1"], "rows"),
+    ([COSINE.replace(" LIMIT", " DESC LIMIT")], "sign"), ([COSINE.replace("%(q)s LIMIT", "%(q)s, id LIMIT")], "limit"),
+    ([COSINE.replace("embedding <=> %(q)s", "cosine_distance(embedding, %(q)s)")], "function"),
+    (["SELECT id, inner_product(embedding, %(q)s) AS d FROM practice_tracks ORDER BY d DESC LIMIT 10"], "function"),
+    (["SELECT id, embedding <=> %(q)s FROM practice_tracks ORDER BY 2 LIMIT 10"], "limit"),
+    ([INNER.replace("embedding <#> %(q)s", "embedding::halfvec(512) <#> %(q)s::halfvec(512)")], "cast"),
+    (["SELECT id FROM practice_tracks WHERE embedding <#> %(q)s < 0 LIMIT 10"], "unordered"),
+    (["DROP INDEX practice_ip", COSINE], ""),
+    (["SELECT id FROM (SELECT id, row_number() OVER (ORDER BY embedding <#> %(q)s) n FROM practice_tracks) t WHERE n <= 10"], ""),
     (["SELECT id FROM practice_tracks WHERE id < 10 AND %(q)s IS NOT NULL"], "any"),
 ])
 def test_beliefs_about_an_idle_index(servers, statements, belief):
     v = hand_in("21.2", *statements)
     assert v.state == "fail" and belief in beliefs(v), v
+    if not belief and not v.evidence["indexes"]: assert "only a few rows are asked for. Yours is by `embedding <" in said(v), v
 
 
 WIDE = "CREATE TABLE wide_tracks (id bigint PRIMARY KEY, embedding halfvec(1536) NOT NULL)"
