@@ -628,10 +628,17 @@ def test_a_router_that_looks_at_the_first_place_is_told_so(measure):
     ("return sum(a == b for a, b in zip(found, true)) / len(true)", "whole"),
     ("return sum(len(set(a) & set(b)) / max(1, len(set(a))) for a, b in zip(found, true)) / len(true)", "found"),
     ("f = sum(found, []); return len(set(f) & set(sum(true, []))) / len(sum(true, []))", "pooled"),
+    ("ab = [*zip(found, true)]; return sum(len({*a} & {*b}) for a, b in ab) / sum(min(len(a), len(b)) for a, b in ab)", "found"),
+    ("return sum(a[:1] == b[:1] for a, b in zip(found, true)) / len(true)", "nearest"),
+    ("return round(sum(len(set(a) & set(b)) for a, b in zip(found, true)) / sum(map(len, true)), 2)", "told"),
+    ("return sum(len(set(a) & set(b)) for a, b in zip(found, true)) / (10 * len(true))", "sizes"),
+    ("return max(len(set(a) & set(b)) / len(b) for a, b in zip(found, true))", "one"),
+    ("return sum(len(a and b) for a, b in zip(found, true)) / sum(map(len, true))", ""),
 ])
 def test_beliefs_about_recall(ex, body, belief):
     v = verdict(ex, f"def recall(found, true):\n    {body}")
     assert v.state == "fail" and beliefs(v) == {belief}, v
+    assert "It hangs on this rule of the task:" in said(v) and "expected 1, you" in said(v) or "expected 0" in said(v), v
 
 
 def test_the_template_is_an_exercise(tmp_path):
