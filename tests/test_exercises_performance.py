@@ -212,6 +212,7 @@ GOOD = {"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t
       "    tracks = await search(user_id)\n    if time.monotonic() - start > LIMIT_S: raise TimeoutError\n"
       "    ids = [t['id'] for t in best(tracks)]\n    cache.set(user_id, ','.join(ids), ex=60)\n    return ids"}, "after"),
     ({"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t: t["score"])[-k:]'}, "order"),
+    ({"variant": LEFT, "over_budget": "def over_budget(c, ms):\n    return ms > BUDGET_MS.get(c, 0)"}, "zero"),
     ({"best": 'def best(tracks, k=10):\n    tracks.sort(key=lambda t: -t["score"])\n    return tracks[:k]'}, ""),
     ({"timed": "def timed(f): return f"}, ""),
 ])
@@ -222,6 +223,73 @@ def test_a_review(sketch, mended, belief):
     untimed = belief is not None and "timed" not in mended
     assert ("recommendation takes microseconds" in said) is untimed and "to_thread" not in said
     if belief is None: assert "Not mended, and not asked for: timed, waits, blocks, budget, benchmark." in said
+
+
+GET, SET, ASK = "cache.get(user_id)", 'cache.set(user_id, ",".join(ids), ex=60)', "await search(user_id)"
+IN_A_THREAD = ("await asyncio.to_thread(cache.get, user_id)", 'await asyncio.to_thread(cache.set, user_id, ",".join(ids), ex=60)')
+CLOCK, AWAITED = ("def wrapper", "async def wrapper"), ("return f(*args)", "return await f(*args)")
+RULED = "def over_budget(component, latency_ms):\n    return latency_ms %s"
+ASKS = ("def benchmark(search, n=20):\n    times = []\n    for i in range(n):\n        v = %s\n        start = time.perf_counter()\n"
+        "        search(v)\n        times.append(time.perf_counter() - start)\n    return %s")
+
+
+def changed(code, *pairs):
+    for old, new in pairs:
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    return code
+
+
+@pytest.mark.parametrize("part, change, belief, told", [
+    ("recommend", [(GET, IN_A_THREAD[0]), (SET, IN_A_THREAD[1])], None, "best, blocks, p95"),
+    ("recommend", [(GET, IN_A_THREAD[0]), (SET, "asyncio.ensure_future(asyncio.to_thread(cache.setex, user_id, 60, "
+        "','.join(ids)))")],
+     None, "best, blocks, p95"),
+    ("recommend", [(GET, IN_A_THREAD[0])], "half", "everybody: cache.set"),
+    ("recommend", [(GET, "await " + GET)], "awaitable", "'await' expression"),
+    ("recommend", [(GET, f"await asyncio.to_thread({GET})")], "called", "not callable"),
+    ("recommend", [("kept = " + GET, "async with asyncio.timeout(0.02): kept = " + GET)], "limit", "time limit of 0.02 s"),
+    ("recommend", [(GET, "__import__('concurrent.futures').futures.ThreadPoolExecutor(1).submit(cache.get, user_id).result()")],
+     "joined", "until that thread is done"),
+    ("recommend", [(SET, SET.replace(", ex=60", ""))], "", "for ever"),
+    ("recommend", [("tracks = " + ASK, "try: tracks = await asyncio.wait_for(search(user_id), LIMIT_S)\n"
+                    "    except TimeoutError: return []")], None, "best, waits, p95"),
+    ("recommend", [(ASK, "await asyncio.wait_for(search(user_id), BUDGET_MS['search'])")], "unit", "200 s; LIMIT_S is 0.5 s"),
+    ("recommend", [(ASK, "await asyncio.wait_for(search(user_id), 1)")], "", "1 s; LIMIT_S is 0.5 s"),
+    ("recommend", [(ASK, "await asyncio.wait_for(search(user_id), 0.2)")], "hasty", "given up after 0.2"),
+    ("recommend", [("tracks = " + ASK, "try: tracks = await search(user_id)\n    except TimeoutError: return []")], "nobody",
+        "goes on"),
+    ("recommend", [("    tracks = " + ASK, "    while True:\n        try: tracks = await asyncio.wait_for(search(user_id), "
+        "LIMIT_S); "
+                    "break\n        except TimeoutError: pass")], "retry", "asked again"),
+    ("timed", [CLOCK, AWAITED], None, "best, timed, p95"),
+    ("timed", [CLOCK, ("try: return f(*args)\n        finally: TIMES", "out = await f(*args)\n        TIMES"),
+               ("    return wrapper", "        return out\n    return wrapper")], "errors", "0 times in TIMES"),
+    ("timed", [CLOCK, AWAITED, ("(time.", "(1000 * time."), ("start = time.", "start = 1000 * time.")], "unit",
+     "in TIMES"),
+    ("timed", [CLOCK, AWAITED, ("- start", "- began"), ("def timed(f):", "def timed(f):\n    began = "
+               "time.perf_counter()")], "since", "in TIMES"),
+    ("variant", "import itertools\nturns = itertools.cycle('AB')\ndef variant(user_id): return next(turns)", "turns", "second "
+        "time"),
+    ("variant", "def variant(user_id): return 'AB'[int(user_id.split('-')[1]) % 2]", "", "variant('ann')"),
+    ("best", "def best(tracks, k=10): return sorted(tracks[:k], key=lambda t: -t['score'])", "cut", "the best three have"),
+    ("best", "def best(tracks, k=10): return sorted(tracks, key=lambda t: t['score'])[:k][::-1]", "turned", "the best three have"),
+    ("p95", "def p95(times): return sorted(times)[int(0.95 * len(times)) - 1]", "rank", "of 1 to 30 28 (29)"),
+    ("p95", "def p95(times): return sorted(times, reverse=True)[-(-95 * len(times) // 100) - 1]", "end", "of 1 to 100 6 (95)"),
+    ("p95", "def p95(times): return sorted(times)[-(-90 * len(times) // 100) - 1]", "", "of 1 to 100 90 (95)"),
+    ("over_budget", RULED % ">= BUDGET_MS[component]", "border", "says True; it may take 200 ms"),
+    ("benchmark", ASKS % ("[0.1 * (i + 1)] * 512", "p95(times)"), "few", "multiples of each other"),
+    ("benchmark", ASKS % ("[(i * j) % 7 for j in range(1, 513)]", "1000 * p95(times)"), "few", "7 were for different"),
+    ("benchmark", ASKS % ("[(i + 2) ** j % 991 for j in range(512)]", "1000 * p95(times)"), "", "returned 12000"),
+    ("benchmark", (ASKS % ("[(i + 2) ** j % 991 for j in range(512)]", "p95(times)")).replace("(n)", "(20)"), "", "30) 20 times"),
+])
+def test_each_of_the_eight_by_itself(sketch, part, change, belief, told):
+    code = change if isinstance(change, str) else changed(sketch[part], *change)
+    v = hand_in("29.1", "\n\n".join({**sketch, **{k: GOOD[k] for k in ("best", "p95")}, part: code}.values()))
+    said = " ".join(c.message for c in v.checks)
+    assert (v.state, told in said) == ("fail" if belief is not None else "pass", True), v
+    assert beliefs(v) <= {"", belief}, v                                            # and no other belief than that one
+    if belief: assert belief in beliefs(v), v
 
 
 def test_one_cause_is_told_once(sketch):
