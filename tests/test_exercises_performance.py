@@ -229,8 +229,8 @@ GET, SET, ASK = "cache.get(user_id)", 'cache.set(user_id, ",".join(ids), ex=60)'
 IN_A_THREAD = ("await asyncio.to_thread(cache.get, user_id)", 'await asyncio.to_thread(cache.set, user_id, ",".join(ids), ex=60)')
 CLOCK, AWAITED = ("def wrapper", "async def wrapper"), ("return f(*args)", "return await f(*args)")
 RULED = "def over_budget(component, latency_ms):\n    return latency_ms %s"
-ASKS = ("def benchmark(search, n=20):\n    times = []\n    for i in range(n):\n        v = %s\n        start = time.perf_counter()\n"
-        "        search(v)\n        times.append(time.perf_counter() - start)\n    return %s")
+ASKS = ("def benchmark(search, n=20):\n    times = []\n    for i in range(n):\n        v = %s\n        start = "
+        "time.perf_counter()\n        search(v)\n        times.append(time.perf_counter() - start)\n    return %s")
 
 
 def changed(code, *pairs):
