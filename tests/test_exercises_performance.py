@@ -58,7 +58,26 @@ TIMES = KEPT + "    x = [hit_ms if t in pop else m for t, m in zip(requests, mis
 ])
 def test_beliefs_about_the_top_hundred(code, belief):
     v = hand_in("24.1", code)
-    assert v.state == "fail" and belief in beliefs(v), v
+    assert v.state == "fail" and beliefs(v) == {belief}, v
+
+
+@pytest.mark.parametrize("old, new, belief, told", [
+    ("else m ", "else m + hit_ms ", "on_top", "25"), ("hit_ms if", "min(m, hit_ms) if", "quicker", ""),
+    ("hit_ms if", "0 if", "free", ""), ("(kept)", "(kept + 1)", "one_off", ""), ("p95(x)", "sorted(x)[int(.95 * len(x)) - 1]",
+        "rank", ""),
+    (".most_common(kept)", ".most_common()[-kept:]", "rarest", ""), ("sum(x) / len(x), p95(x)", "p95(x), sum(x) / len(x)",
+        "turned", ""),
+    ("p95(x)", "max(x)", "", "the p95 is the time within which 95 of 100 are done"),
+    ("p95(x)", "x[-(-95 * len(x) // 100) - 1]", "unsorted", ""),
+    ("most_common(kept)} ", "items() if _ > 1} ", "", "the `kept` tracks that the log asks for most often"),
+    ("sum(x) / len(x)", "sum(x) // len(x)", "", "item 1: expected 1.35, you answered 1"),
+])
+def test_what_no_belief_explains_is_told_by_its_rule(old, new, belief, told):
+    code = TIMES.replace("(kept)}", "(kept)} ") + "    return sum(x) / len(x), p95(x)"
+    assert code.count(old) == 1
+    v = hand_in("24.1", code.replace(old, new))
+    assert v.state == "fail" and beliefs(v) == {belief} and told in v.checks[-1].message, v
+    assert belief or "Work the example out by hand." in v.checks[-1].message
 
 
 PLAY = ("def decide(trace, size):\n    kept, hits = [], 0\n    for t in trace:\n        if t in kept: hits += 1{}\n"
