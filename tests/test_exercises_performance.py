@@ -107,6 +107,15 @@ def test_a_cache_that_misses_nothing_is_asked_for_last():
     ("(asked[t], kept[t])", "(asked[t], -kept[t])", "tie"), ("best = max(hits, key=hits.get)",
      "best = max(hits, key=lambda p: (hits[p], p == 'lfu'))", "border"),
     ("5 * hits[best] >= len", "5 * hits[best] > len", "border"), ("del kept[out], asked[out]", "del kept[out]", "ever"),
+    ("5 * hits[best] >= len(trace)", "5 * hits[best] >= len(trace) - len(set(trace))", "first"),
+    ("5 * hits[best] >= len(trace)", "5 * hits[best] >= max(1, len(trace) - len(set(trace)))", "first"),
+    ("5 * hits[best] >= len(trace)", "5 * hits[best] >= len(set(trace))", "tracks"),
+    ("5 * hits[best] >= len(trace)", "5 * hits[best] >= len(trace) - hits[best]", "misses"),
+    ("5 * hits[best] >= len(trace)", "5 * min(hits.values()) >= len(trace)", "both"), ("max(hits", "min(hits", "turned"),
+    ("(asked[t], kept[t])", "(trace.count(t), kept[t])", "future"), ("(asked[t], kept[t])", "(-asked[t], kept[t])", "most"),
+    ("elif len(kept) == size", "elif len(kept) > size", "one_off"), ("max(hits, key=hits.get)",
+     "next((p for p in hits if 5 * hits[p] >= len(trace)), 'lru')", "enough"),
+    ("5 * hits[best] >= len(trace)", "hits[best] >= 5", ""), ("5 * hits", "2 * hits", ""),
 ])
 def test_a_rule_that_is_read_carelessly_is_named(old, new, belief):
     right = exercise("24.2").solution
