@@ -124,6 +124,31 @@ def test_a_rule_that_is_read_carelessly_is_named(old, new, belief):
     assert v.state == "fail" and beliefs(v) == {belief}, v
 
 
+# ---- 28.1: the p95 of a page
+
+PILE = "[t for w in workers for t in w]"
+
+
+@pytest.mark.parametrize("returned, belief, told", [
+    ("__import__('numpy').percentile(sum(workers, []), 95, method='inverted_cdf')", None, "All 26"),
+    (f"min(t for t in {PILE} if 100 * sum(u <= t for u in {PILE}) >= 95 * len({PILE}))", None, "All 26"),
+    ("p95([t for w in workers for t in w or [0]])", "nothing", "[]]): expected 19, you answered 18"), (f"p95(set({PILE}))",
+        "distinct", ""),
+    (f"{PILE}[-(-95 * len({PILE}) // 100) - 1]", "unsorted", ""), (f"max({PILE})", "worst", ""), ("p95(workers[0] or [0])",
+        "some", ""),
+    (f"sorted({PILE})[int(0.95 * len({PILE})) - 1]", "rank", ""), (f"sorted({PILE})[::-1][-(-95 * len({PILE}) // 100) - 1]",
+        "end", ""),
+    ("sum(p95(w) for w in workers if w) / len(workers)", "average", ""), ("min(p95(w) for w in workers if w)", "best", ""),
+    (f"__import__('statistics').median({PILE})", "means", ""), ("p95([sum(w) / len(w) for w in workers if w])", "means", ""),
+    (f"sorted({PILE})[-(-99 * len({PILE}) // 100) - 1]", "", "within which 95 of 100 are done"), (f"round(p95({PILE}))", "",
+        "expected 1.5"),
+    (f"p95({PILE}) / 1000", "", "that of all its requests, whoever served them"),
+])
+def test_beliefs_about_a_page(returned, belief, told):
+    v = hand_in("28.1", f"def page_p95(workers):\n    return {returned}")
+    assert (v.state, beliefs(v)) == (("pass", set()) if belief is None else ("fail", {belief})) and told in v.checks[-1].message, v
+
+
 # ---- 24.3: the crowd
 
 CACHED = "def cached(r, key, ttl_s, compute, longest_s):\n"
