@@ -8,14 +8,14 @@ __all__ = ['VOWELS', 'CONSONANTS', 'PHONE', 'WORD', 'Phones', 'OLD', 'HISS', 'DU
            'RU_STRESS', 'FAINT', 'ROUGH', 'FAR', 'RIME', 'MUTE', 'WEIGHTS', 'NEARNESS', 'REMOTE', 'WINDOW', 'Odds',
            'SHAPES', 'HEAD_START', 'SHARED', 'SLANT', 'GLUE', 'RU_GLUE', 'LATIN', 'CYRILLIC', 'NOT_RUSSIAN', 'RU_GOOD',
            'RU_BAD', 'EN_ABC', 'RU_ABC', 'SHIFT', 'BLEEPED', 'MASKED', 'SAMPLE', 'MAX_LINES', 'MAX_LINE', 'MAX_TEXT',
-           'CONTROL', 'UNSEEN', 'MARKS', 'HEADING', 'english', 'words', 'listed', 'is_vowel', 'ending', 'stem',
-           'by_parts', 'compound', 'reader', 'times', 'read_letters', 'spell_out', 'pronounce', 'syllables',
+           'CONTROL', 'UNSEEN', 'MARKS', 'HEADING', 'english', 'listed', 'is_vowel', 'ending', 'stem', 'by_parts',
+           'compound', 'reader', 'times', 'read_letters', 'spell_out', 'pronounce', 'words', 'syllables',
            'vowel_distance', 'consonant_distance', 'lost', 'cluster_distance', 'Tail', 'make_tail', 'english_tails',
            'tails', 'russian_letters', 'russian', 'russian_tails', 'Gap', 'between_tails', 'rime', 'line_end', 'gap',
            'odds', 'all_odds', 'join', 'shapes', 'agreement', 'best_labels', 'letters', 'split_stanzas', 'rhyme_scheme',
            'Rhyme', 'rhyme', 'sound_key', 'internal_rhymes', 'Language', 'english_share', 'language_of', 'run_lengths',
-           'mtld', 'russian_sentiment', 'vader', 'Sentiment', 'sentiment', 'Explicit', 'explicit', 'Flow', 'positive',
-           'flow', 'encoder', 'sample_lines', 'vector', 'read', 'Line', 'Lyrics', 'rhyme_summary', 'analyse_lines',
+           'mtld', 'Flow', 'positive', 'flow', 'russian_sentiment', 'vader', 'Sentiment', 'sentiment', 'Explicit',
+           'explicit', 'encoder', 'sample_lines', 'vector', 'read', 'Line', 'Lyrics', 'rhyme_summary', 'analyse_lines',
            'unsayable', 'lyrics', 'Coloured', 'diagram']
 
 # %% ../../nbs/15_music_lyrics.ipynb #21386fcf
@@ -55,11 +55,6 @@ def english() -> dict[str, str]:  # word -> its pronunciations, a character for 
     return dict(line.split(" ", 1) for line in text.split("\n"))
 
 
-def words(line: str) -> list[str]:  # lower case, straight apostrophes
-    "The words of a line, in any alphabet."
-    return [w.lower().replace("’", "'") for w in WORD.findall(line)]
-
-# %% ../../nbs/15_music_lyrics.ipynb #ae559317
 def listed(word: str) -> list[Phones]:  # none, one, or several
     "How the dictionary pronounces a word."
     return [tuple(PHONE[c] for c in code) for code in english().get(word, "").split()]
@@ -110,7 +105,7 @@ def by_parts(word: str) -> list[Phones]:  # empty if we do not see any
             return [tuple(sound.split()) + p for p in found]
     return []
 
-# %% ../../nbs/15_music_lyrics.ipynb #dcda6260
+
 def compound(word: str) -> Phones:  # empty if it is none
     "Two known words in one, the first as long as possible."
     cut = next((i for i in range(len(word) - 4, 3, -1) if word[:i] in english() and word[i:] in english()), 0)
@@ -163,6 +158,9 @@ def spell_out(word: str) -> Phones:
     return tuple(out)
 
 # %% ../../nbs/15_music_lyrics.ipynb #0bd3daa4
+RU_VOWELS, RU_LETTER = set("аеёиоуыэюя"), re.compile("[а-яё]")
+
+
 @lru_cache(50_000)
 def pronounce(word: str) -> tuple[Phones, ...]:  # at least one
     "How an English word is said, best guess first."
@@ -176,8 +174,10 @@ def pronounce(word: str) -> tuple[Phones, ...]:  # at least one
     guess, parts = spell_out(plain), compound(plain)
     return (parts if sum(map(is_vowel, parts)) == sum(map(is_vowel, guess)) else guess,)
 
-# %% ../../nbs/15_music_lyrics.ipynb #970cc265
-RU_VOWELS, RU_LETTER = set("аеёиоуыэюя"), re.compile("[а-яё]")
+
+def words(line: str) -> list[str]:  # lower case, straight apostrophes
+    "The words of a line, in any alphabet."
+    return [w.lower().replace("’", "'") for w in WORD.findall(line)]
 
 
 def syllables(text: str) -> int:
@@ -385,8 +385,7 @@ def gap(a: tuple[str, str], b: tuple[str, str]) -> Gap:
 WEIGHTS = {"vowel": -2.99, "coda": -4.75, "between": -2.05, "later": -0.85, "cost": -0.98, "same": 0.19, "eye": 2.28,
            "perfect": 2.52}
 NEARNESS = {1: 0.0, 2: 0.92, 3: -1.04, 4: -1.05, 5: -1.05}  # how likely lines so far apart are to rhyme at all
-REMOTE = -2.99
-WINDOW = 8  # lines; nobody hears a rhyme over more
+REMOTE, WINDOW = -2.99, 8  # for lines still farther apart; nobody hears a rhyme over more lines than these
 
 
 def odds(g: Gap, apart: int = 2) -> float:  # above 0: more likely a rhyme than not
@@ -395,7 +394,7 @@ def odds(g: Gap, apart: int = 2) -> float:  # above 0: more likely a rhyme than 
     value = sum(WEIGHTS[name] * x for name, x in zip(Gap._fields, g, strict=True)) + WEIGHTS["perfect"] * perfect
     return value + NEARNESS.get(apart, REMOTE)
 
-# %% ../../nbs/15_music_lyrics.ipynb #55b3d714
+
 Odds = dict[tuple[int, int], float]  # by two line numbers, the smaller first
 
 
@@ -559,7 +558,7 @@ def english_share(found: Sequence[str]) -> float:  # 0..1
     enough = min(1.0, glue / 0.15 + max(0, 6 - len(found)) / 10)  # a title of three words need not have any
     return known * (0.3 + 0.7 * enough) if known > 0.5 else 0.0
 
-# %% ../../nbs/15_music_lyrics.ipynb #cd3354ef
+
 def language_of(found: Sequence[str], is_english: float) -> Language:
     "The language of some words, given how English the Latin ones of the whole text look."
     latin = sum(len(w) for w in found if LATIN.search(w))
@@ -587,6 +586,33 @@ def run_lengths(found: Sequence[str], floor: float) -> float:
 def mtld(found: Sequence[str], floor: float = 0.72) -> float | None:  # words; None below 10 words, rough below 100
     "The measure of textual lexical diversity (McCarthy and Jarvis 2010)."
     return (run_lengths(found, floor) + run_lengths(found[::-1], floor)) / 2 if len(found) >= 10 else None
+
+# %% ../../nbs/15_music_lyrics.ipynb #e2703ea8
+class Flow(NamedTuple):
+    "How much is said, and how densely."
+    syllables: int
+    per_line: float  # the mean over lines with words
+    spread: float  # standard deviation over lines: 0 is a metronome
+    per_second: float | None  # None: the duration is not known
+    per_beat: float | None  # None: the tempo or the duration is not known
+
+
+def positive(name: str, value: float | None) -> float | None:
+    "The value, if it is a positive number or unknown; else a ValueError."
+    if value is not None and not (isinstance(value, int | float | np.number) and math.isfinite(value) and value > 0):
+        raise ValueError(f"expected {name} to be a positive number or None, got {value!r}")
+    return value
+
+
+def flow(counts: Sequence[int], bpm: float | None = None, seconds: float | None = None) -> Flow:
+    "The flow of lines with so many syllables each."
+    said = [n for n in counts if n]
+    positive("bpm", bpm), positive("seconds", seconds)
+    total, mean = sum(said), sum(said) / max(1, len(said))
+    spread = math.sqrt(sum((n - mean) ** 2 for n in said) / max(1, len(said)))
+    beats = bpm * seconds / 60 if bpm and seconds else None
+    per_second, per_beat = round(total / seconds, 3) if seconds else None, round(total / beats, 3) if beats else None
+    return Flow(total, round(mean, 2), round(spread, 2), per_second, per_beat)
 
 # %% ../../nbs/15_music_lyrics.ipynb #ac4bf8f3
 RU_GOOD = re.compile("|".join(re.findall(r"\S+", (
@@ -660,33 +686,6 @@ def explicit(text: str) -> Explicit:
     found = words(text)
     count = sum(bool(BLEEPED.match(w)) for w in found) + len(MASKED.findall(text))
     return Explicit(count > 0, count, round(count / max(1, len(found)), 4))
-
-# %% ../../nbs/15_music_lyrics.ipynb #e2703ea8
-class Flow(NamedTuple):
-    "How much is said, and how densely."
-    syllables: int
-    per_line: float  # the mean over lines with words
-    spread: float  # standard deviation over lines: 0 is a metronome
-    per_second: float | None  # None: the duration is not known
-    per_beat: float | None  # None: the tempo or the duration is not known
-
-
-def positive(name: str, value: float | None) -> float | None:
-    "The value, if it is a positive number or unknown; else a ValueError."
-    if value is not None and not (isinstance(value, int | float | np.number) and math.isfinite(value) and value > 0):
-        raise ValueError(f"expected {name} to be a positive number or None, got {value!r}")
-    return value
-
-
-def flow(counts: Sequence[int], bpm: float | None = None, seconds: float | None = None) -> Flow:
-    "The flow of lines with so many syllables each."
-    said = [n for n in counts if n]
-    positive("bpm", bpm), positive("seconds", seconds)
-    total, mean = sum(said), sum(said) / max(1, len(said))
-    spread = math.sqrt(sum((n - mean) ** 2 for n in said) / max(1, len(said)))
-    beats = bpm * seconds / 60 if bpm and seconds else None
-    per_second, per_beat = round(total / seconds, 3) if seconds else None, round(total / beats, 3) if beats else None
-    return Flow(total, round(mean, 2), round(spread, 2), per_second, per_beat)
 
 # %% ../../nbs/15_music_lyrics.ipynb #59be94bc
 SAMPLE = 90  # words that the encoder reads: its time grows with them
