@@ -121,7 +121,7 @@ def test_missing_files_and_folders(tmp_path):
     assert reason(tmp_path) == "missing"
 
 
-@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "W64"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_file_that_was_cut_off_is_noticed(kind, share):
     data = encoded(tone(10) + 0.1 * np.random.default_rng(7).standard_normal(10 * SR), kind=kind)
@@ -162,6 +162,130 @@ def test_an_mp3_that_does_not_say_how_long_it_is(sr, channels, mode):
     out = io.BytesIO()
     soundfile.write(out, np.concatenate([loud, quiet]), sr, format="MP3", bitrate_mode=mode, compression_level=0.5)
     assert load(out.getvalue()[audio.mp3_frame(out.getvalue()[:4]):]).seconds == pytest.approx(8, abs=0.2)
+
+
+TAG = b"ID3\3\0\0\0\0\1\0" + bytes(128)
+LOUD = np.stack([tone(6) + 0.1 * np.random.default_rng(7).standard_normal(6 * SR)] * 2, axis=1)
+
+
+def header(data, **fields):
+    "A FLAC file with other facts in its first page."
+    bits = int.from_bytes(data[18:26], "big")  # rate 20, channels 3, bits 5, samples 36
+    if "total" in fields: bits = bits >> 36 << 36 | fields["total"]
+    if "depth" in fields: bits = bits & ~(31 << 36) | (fields["depth"] - 1) << 36
+    return data[:18] + bits.to_bytes(8, "big") + data[26:]
+
+
+def in_ogg(flac):
+    "A FLAC file packed into an Ogg file, without checksums: the first page alone, the rest in pages of at most 255 pieces."
+    at, blocks = 4, []
+    while not blocks or not blocks[-1][0] & 0x80:
+        size = 4 + int.from_bytes(flac[at + 1:at + 4], "big")
+        blocks.append(flac[at:at + size])
+        at += size
+    starts = [m.start() for m in re.finditer(re.escape(flac[at:at + 2]), flac) if m.start() >= at] + [len(flac)]
+    frames = [flac[a:b] for a, b in zip(starts, starts[1:], strict=False)]  # where it is cut does not matter to who joins it
+    pages = b""
+    for n, packet in enumerate([b"\x7fFLAC\1\0\0\1fLaC" + blocks[0], *blocks[1:], *frames]):
+        sizes = [255] * (len(packet) // 255) + [len(packet) % 255]
+        for i in range(0, len(sizes), 255):
+            some = sizes[i:i + 255]
+            pages += struct.pack("<4sBBqIIIB", b"OggS", 0, 0 if i else 2 * (n == 0), 0, 7, n, 0, len(some)) + bytes(some)
+            pages += packet[255 * i:255 * i + sum(some)]
+    return pages
+
+
+def test_a_flac_that_does_not_know_its_length_is_read_whole():
+    "Encoders that write to a pipe leave 0 for the number of samples, which the format allows."
+    whole = encoded(LOUD, kind="FLAC")
+    streamed = header(whole, total=0)
+    assert load(streamed).seconds == 6 and (load(streamed).samples == load(whole).samples).all()
+    assert [c.seconds for c in sections(streamed, 2.5, SR)] == [2.5, 2.5, 1.0]
+    assert reason(streamed[: len(streamed) // 2]) == "truncated"
+
+
+@pytest.mark.parametrize("depth", [12, 20, 32])
+def test_a_flac_of_other_depths(depth):
+    "The first page says so many bits; the frames of this one say 24, and they are believed."
+    whole = encoded(LOUD, kind="FLAC", subtype="PCM_24")
+    assert (load(header(whole, depth=depth)).samples == load(whole).samples).all()
+
+
+def test_a_flac_inside_an_ogg():
+    whole = encoded(LOUD, kind="FLAC")
+    assert (load(in_ogg(whole)).samples == load(whole).samples).all()
+    assert (load(in_ogg(header(whole, total=0))).samples == load(whole).samples).all()
+
+
+@pytest.mark.parametrize("end", [b"TAG" + bytes(125), bytes(5_000), b"junk" * 99])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
+def test_what_stands_behind_the_sound_is_no_sound(kind, end):
+    assert load(encoded(LOUD, kind=kind) + end).seconds == pytest.approx(6, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
+def test_tags_may_stand_before_any_sound(kind):
+    data = encoded(LOUD, kind=kind)
+    picture = b"ID3\4\0\x10\0\x10\0\0" + np.random.default_rng(7).bytes(2**18) + b"3DI\4\0\x10\0\x10\0\0"
+    for front in (TAG, TAG + TAG, picture, TAG + picture):
+        assert load(front + data).seconds == pytest.approx(6, abs=0.1), front[:20]
+        assert reason(front + data[: len(data) // 2]) in ("truncated", "damaged")
+
+
+def test_junk_around_the_frames_of_an_mp3():
+    whole = encoded(LOUD, kind="MP3")
+    bare = whole[audio.mp3_frame(whole[:4]):]
+    junk = b"\x01junk\xff" * 99
+    for front in (bytes(1_000), bytes(70_000), junk, TAG + bytes(999), TAG + junk):
+        assert load(front + whole).seconds == pytest.approx(6, abs=0.1), front[:20]
+        assert load(front + bare).seconds == pytest.approx(6, abs=0.1), front[:20]
+    at = len(bare) // 3
+    for middle in (b"\0", TAG, junk):
+        assert load(bare[:at] + middle + bare[at:]).seconds == pytest.approx(6, abs=0.2), "the rest was lost"
+    assert reason(b"PK\3\4" + bytes(99) + whole) == "not_audio", "an archive is no song"
+    assert reason(TAG) == "damaged"
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
+@pytest.mark.parametrize("announced", [0, 2**32 - 1, 2**31 - 4_096])
+def test_a_wav_whose_length_was_never_filled_in(subtype, announced):
+    data = bytearray(encoded(LOUD, subtype=subtype))
+    at = data.index(b"data") + 4
+    data[at:at + 4] = struct.pack("<I", announced)
+    for riff in (data[4:8], bytes(4), b"\xff" * 4):
+        data[4:8] = riff
+        assert load(bytes(data)).seconds == 6
+    nothing = encoded(np.zeros(0)) + b"LIST" + struct.pack("<I", 4) + b"INFO"
+    assert reason(nothing) == "empty"
+
+
+def test_a_wav_that_lacks_its_last_moment_is_read():
+    data = encoded(LOUD)
+    assert load(data[:-1_000]).seconds == pytest.approx(6, abs=0.02)
+    assert reason(data[: -2 * SR * 4]) == "truncated"
+    assert reason(encoded(LOUD[:SR // 4])[:-SR // 2]) == "truncated", "most of it is gone"
+
+
+@pytest.mark.parametrize("kind, subtype, endian", [
+    ("RF64", "PCM_16", None), ("WAV", "PCM_16", "BIG"), ("WAV", "MS_ADPCM", None), ("WAV", "IMA_ADPCM", None),
+    ("WAV", "ALAW", None), ("WAVEX", "PCM_24", None), ("W64", "PCM_16", None), ("AIFF", "PCM_24", None),
+    ("AIFF", "PCM_16", "LITTLE"), ("AU", "PCM_16", None), ("CAF", "PCM_24", None), ("OGG", "OPUS", None), ("FLAC", "PCM_S8", None), ("WAV", "DOUBLE", None), ("WAV", "PCM_32", None)])
+def test_the_rarer_forms_are_read_and_known_by_their_content(tmp_path, kind, subtype, endian):
+    out, sr = io.BytesIO(), 24_000
+    soundfile.write(out, np.stack([tone(4, sr=sr)] * 2, axis=1), sr, format=kind, subtype=subtype, endian=endian)
+    clip = load(out.getvalue())
+    assert clip.seconds == pytest.approx(4, abs=0.1) and loudest_hz(clip) == pytest.approx(440, abs=1)
+    assert audio.content(out.getvalue()[:4_096]) in audio.KINDS
+    if kind == "RF64": assert load(b"BW64" + out.getvalue()[4:]).seconds == 4
+
+
+@pytest.mark.parametrize("head, word", [
+    (b"\0\0\0\x20ftypM4A ", "M4A"), (b"0&\xb2u\x8ef\xcf\x11", "WMA"), (b"wvpk", "WavPack"), (b"MAC \x96\x0f", "Monkey"),
+    (b"MPCK", "Musepack"), (b"\xff\xf1\x50\x80", "AAC"), (b"\xff\xfd\xa4\0", "layer 1 or 2"), (TAG + b"wvpk", "WavPack"),
+    (b"OggS" + bytes(22) + b"\1\x50Speex   1.2", "Speex"), (b"RIFF\0\0\0\0AVI LIST", "AVI")])
+def test_sound_that_is_not_read_is_named_with_a_way_out(head, word):
+    with pytest.raises(BadAudio, match=word) as e: load(head + bytes(2_000))
+    assert e.value.reason == "not_audio" and "convert" in str(e.value)
 
 
 def test_nan_infinity_and_overshoot():
