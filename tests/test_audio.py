@@ -269,7 +269,8 @@ def test_a_wav_that_lacks_its_last_moment_is_read():
 @pytest.mark.parametrize("kind, subtype, endian", [
     ("RF64", "PCM_16", None), ("WAV", "PCM_16", "BIG"), ("WAV", "MS_ADPCM", None), ("WAV", "IMA_ADPCM", None),
     ("WAV", "ALAW", None), ("WAVEX", "PCM_24", None), ("W64", "PCM_16", None), ("AIFF", "PCM_24", None),
-    ("AIFF", "PCM_16", "LITTLE"), ("AU", "PCM_16", None), ("CAF", "PCM_24", None), ("OGG", "OPUS", None), ("FLAC", "PCM_S8", None), ("WAV", "DOUBLE", None), ("WAV", "PCM_32", None)])
+    ("AIFF", "PCM_16", "LITTLE"), ("AU", "PCM_16", None), ("CAF", "PCM_24", None),
+    ("OGG", "OPUS", None), ("FLAC", "PCM_S8", None), ("WAV", "DOUBLE", None), ("WAV", "PCM_32", None)])
 def test_the_rarer_forms_are_read_and_known_by_their_content(tmp_path, kind, subtype, endian):
     out, sr = io.BytesIO(), 24_000
     soundfile.write(out, np.stack([tone(4, sr=sr)] * 2, axis=1), sr, format=kind, subtype=subtype, endian=endian)

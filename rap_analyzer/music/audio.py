@@ -183,7 +183,7 @@ def ogg_ends_early(f: BinaryIO, size: int) -> bool:
     return len(page) < 27 + page[26] + sum(page[27:27 + page[26]])
 
 # %% ../../nbs/11_music_audio.ipynb #ce7e0e78
-SIZES = {"AIFF": (">4xI", 8), "AU": (">4xII", 0), "W64": ("<16xQ", 0)}  # where the header says how long the file is, and what to add
+SIZES = {"AIFF": (">4xI", 8), "AU": (">4xII", 0), "W64": ("<16xQ", 0)}  # where a header says how long it all is; what to add
 
 
 def form_ends_early(kind: str, f: BinaryIO, size: int) -> bool:
