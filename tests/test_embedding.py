@@ -159,6 +159,11 @@ def test_what_ships_is_what_the_rows_give():
         assert recipe()[n][1].shape == (x.shape[1], PLACES[n].stop - PLACES[n].start)
 
 
+def test_the_script_would_hear_the_same_tracks_in_the_same_order():
+    facts, column = heard()["facts"], script().COLUMNS.index
+    assert facts[:, [column("track"), column("part")]].tolist() == [list(row) for row in script().wanted() for _ in range(2)]
+
+
 def test_the_rows_are_what_is_heard():
     columns = script().COLUMNS.index
     facts = heard()["facts"]
