@@ -225,7 +225,8 @@ def sidebar(config: dict, titles: dict[str, str]) -> None:
     for section in sections:
         fits = [name for glob in section["contents"] for name in sorted(titles) if fnmatch(name, glob)]
         number = lambda name: re.match(r"\d+(?=_)|", PurePosixPath(name).name)[0]
-        section["contents"] = [{"href": name, "text": re.sub(r"[`*]", "", f"{number(name)} {titles[name]}").strip()} for name in fits]
+        plainly = {name: re.sub(r"[`*]", "", f"{number(name)} {titles[name]}").strip() for name in fits}
+        section["contents"] = [{"href": name, "text": text} for name, text in plainly.items()]
     config["website"]["sidebar"]["contents"] = [s for s in sections if s["contents"]]
 
 
