@@ -333,7 +333,7 @@ def bright(clip): return Analysis({"share": 0.1}, 1.0)
 def analyzers():
     return [Analyzer(name="brightness", version="0.1", contract=1, analyze=bright, limit_s=2)]
 """),
-    ("17.1", "sure", """
+    ("17.1", "why", """
 import numpy as np
 from rap_analyzer.music.analyzers import Analysis, Analyzer, hookimpl
 def bright(clip):
