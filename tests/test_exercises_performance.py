@@ -196,11 +196,19 @@ RULE = (ROUTE + "        g = {e: sum(ndcg(q[e], q['graded']) for q in m) for e i
     (RULE % ("sum", "min(t, key=t.get)"), "mean"), (RULE % ("p95", "max(g, key=g.get)"), "both"),
     (ROUTE + "        out[kind] = 'words' if kind in ('name', 'typo') else 'vector'\n    return out", "names"),
     ("def route(log, limit_ms): return {q['kind']: 'words' for q in log}", "vectors"),
+    (RULE % ("p95", "max(t, key=t.get)"), "both"), (RULE % ("p95", "'nobody'"), "both"),
+    (RULE.replace("max(f, key=g.get)", "'words' if 'words' in f else 'vector'") % ("p95", "min(t, key=t.get)"), "vectors"),
+    (RULE.replace("q['graded'])", "q['graded'], 5)") % ("p95", "min(t, key=t.get)"), "cut"),
+    (RULE.replace("q['graded'])", "[(i, 1) for i, _ in q['graded']])") % ("p95", "min(t, key=t.get)"), "flat"),
+    (RULE.replace("q['graded'])", "q['graded']) * (q[e + '_ms'] <= limit_ms)") % ("p95", "min(t, key=t.get)"), "late"),
+    (RULE % ("(lambda x: sorted(x)[95 * len(x) // 100])", "min(t, key=t.get)"), "percentile"),
+    (RULE.replace("max(f, key=g.get)", "max(f, key=lambda e: g[e] / t[e])") % ("p95", "min(t, key=t.get)"), "trade"),
+    (RULE.replace("max(f, key=g.get)", "min(f, key=g.get)") % ("p95", "min(t, key=t.get)"), ""),
 ])
 def test_beliefs_about_who_should_answer(servers, code, belief):
     v = hand_in("23.1", code.replace("sum([q[e", "(lambda x: sum(x) / len(x))([q[e"))
-    assert (v.state, belief in beliefs(v)) == (("fail", True) if belief else ("pass", False)), v
-    if not belief:                                         # both engines were asked, just now
+    assert (v.state, belief in beliefs(v)) == (("pass", False) if belief is None else ("fail", True)), v
+    if belief is None:                                     # both engines were asked, just now
         assert v.evidence["name"]["words"] > v.evidence["name"]["vector"] and v.evidence["like"]["chosen"] == "vector"
 
 
