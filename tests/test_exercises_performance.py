@@ -379,6 +379,13 @@ TEXT = "'\\n'.join(lines)"
      "night_index is not there"),
     (NIGHT.format(INTO.format(""), TEXT, "", "").replace(", 'COMMIT'", ""), "open", "0 of 800"),
     (NIGHT.format(INTO.format(""), "'\\n'.join(','.join(r) for r in csv.reader(lines))", "", ""), "plain", "PostgreSQL said"),
+    (NIGHT.format(INTO.format(""), "''.join(lines)", "", ""), "one_line", "extra data"),
+    (NIGHT.format(INTO.format(""), "'\\n'.join(lines[1:])", "", ""), "header", "799 of 800"),
+    (NIGHT.format(INTO.format(""), TEXT, "", "").replace(" night_index ON", " other_index ON"), "renamed", "night_index is not "
+        "there"),
+    (NIGHT.format(INTO.format(""), TEXT, "", "").replace("'DROP", "'TRUNCATE night_tracks', 'DROP"), "replaced", "it is not "
+        "the table"),
+    (NIGHT.format("COPY night_tracks FROM STDIN", "'\\n'.join(lines).replace(',', chr(9))", "", ""), "plain", "PostgreSQL said"),
     (NIGHT.format("COPY no_table FROM STDIN (FORMAT csv)", TEXT, "", ""), "", "does not exist. Nothing more was sent."),
 ])
 def test_beliefs_about_a_night(servers, code, belief, told):
