@@ -244,6 +244,31 @@ def test_beliefs_about_memory(servers, code, belief):
     if not belief: assert v.evidence["grows_mb"] < 2.5 and v.evidence["rows"] == 1_000_000
 
 
+# ---- 28.3: which of the five
+
+BOOKS = ("def first_to_mend(tuesday, today):\n    w = {r['query']: r for r in tuesday}\n    def was(r, k): return "
+    "w.get(r['query'], {}).get(k, 0)\n"
+         "    return max(%s, key=lambda r: %s)['query']")
+SPENT = "r['total_ms'] - was(r, 'total_ms')"
+
+
+@pytest.mark.parametrize("code, belief", [
+    (BOOKS % ("today", SPENT), None),
+    (BOOKS % ("today", "r['calls'] * r['mean_ms'] - was(r, 'calls') * was(r, 'mean_ms')"), None),
+    (BOOKS % ("today", f"-({SPENT})"), "least"), (BOOKS % ("today", "(r['calls'] - was(r, 'calls')) * r['mean_ms']"),
+        "means_of_today"),
+    (BOOKS % ("[r for r in today if r['query'] not in w] or today", SPENT), "newest"), (BOOKS % ("tuesday", "r['total_ms']"),
+        "past"),
+    (BOOKS % ("today", f"({SPENT}) / max(1, r['rows'] - was(r, 'rows'))"), "a_row"),
+    (BOOKS % ("today", "r['calls'] / (was(r, 'calls') or r['calls'])"), "growth"),
+    (BOOKS % ("today", "r['max_ms'] - was(r, 'max_ms')"), ""),
+])
+def test_beliefs_about_the_five(servers, code, belief):
+    v = hand_in("28.3", code)
+    assert (v.state, beliefs(v)) == (("pass", set()) if belief is None else ("fail", {belief})), v
+    if belief == "": assert "It hangs on this rule of the task: *as it is used since Tuesday*" in v.checks[-1].message
+
+
 # ---- 29.1: the review
 
 @pytest.fixture(scope="module")
