@@ -193,8 +193,10 @@ def analyze(
     one, refused = what is None or not Path(what).is_dir(), 0
     for name, got in hear_any(what or song(track_id), read_lyrics(lyrics) if lyrics else None, profile):
         refused += (failed := isinstance(got, Exception))
-        told = {"error": str(got)} if failed else got.as_dict()
-        show(told if one else {"file": name, **told}, json_, f"{name}\n{got if failed else got.summary()}\n")
+        told = {"error": str(got), "reason": getattr(got, "reason", "crashed")} if failed else got.as_dict()
+        text = f"{name}\n{got if failed else got.summary()}\n"
+        if json_ or not (one and failed): show(told if one else {"file": name, **told}, json_, text)
+        if one and failed: raise got
     if refused: typer.echo(f"{refused} files were refused", err=True)
 
 

@@ -217,3 +217,23 @@ def test_the_command_lists_the_analyzers():
     code, out, _ = rap("analyzers", "--json")
     rows = json.loads(out)
     assert code == 0 and [r["name"] for r in rows][:5] == list(FIVE) and all(r["state"] == "fits" for r in rows[:5])
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_command_says_why_a_file_was_refused_to_people_and_to_scripts(name, beat, tmp_path):
+    reason, make = BAD[name]
+    (file := tmp_path / "song.mp3").write_bytes(make(beat.samples))
+    for words in ([], ["--json"]):
+        command = [sys.executable, "-m", "rap_analyzer.cli", "analyze", str(file), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
+        if not words: assert done.stdout == ""
+        else: assert json.loads(done.stdout)["reason"] == reason and json.loads(done.stdout)["error"] in done.stderr
+
+
+def test_a_stream_that_does_not_know_its_length_is_heard_whole(beat, tmp_path):
+    data = bytearray(encoded(beat.samples, 22_050, "FLAC"))
+    data[21], data[22:26] = data[21] & 0xF0, bytes(4)
+    (file := tmp_path / "stream.flac").write_bytes(data)
+    got = analyze_file(file, profile="fast", only=["tempo"])
+    assert got.seconds == pytest.approx(beat.seconds) and got["tempo"].value["bpm"] and not got.heard

@@ -207,12 +207,25 @@ def test_strangers_get_a_family_a_warning_and_little_style(name):
     assert max(spoken("genre", vector).values()) > 0.5, "the head alone would have been sure: that is why a distance is needed"
 
 
+def test_a_clip_between_the_styles_and_the_strangers_gets_a_doubt(monkeypatch):
+    found = tags(clips()["drill"])
+    assert found.warnings == () and found.distance < module.DOUBTFUL
+    monkeypatch.setattr(module, "distance", lambda vector: 2.0)
+    (said,) = tags(clips()["drill"]).warnings
+    assert "not much like" in said and "2.0" in said
+    monkeypatch.setattr(module, "distance", lambda vector: 9.0)
+    monkeypatch.setattr(module, "both_vocabularies", lambda words, seen: dict.fromkeys(words, 0.15))
+    strange, faint = tags(clips()["drill"]).warnings
+    assert "unlike anything" in strange and "no genre is clear" in faint and "15%" in faint
+
+
 def test_every_tag_that_is_asked_for_is_in_a_vocabulary_and_every_mood_has_one():
     known = {t for words in TAGS.values() for t in words}
     for table in (FAMILIES, FEELINGS):
         assert {t for words in table.values() for t in words.split("|")} <= known
     assert set(FEELINGS) == set(MOODS) and set(heads()["usual"]) == known
-    assert family({"classical": 0.7, "jazz": 0.2, "rock": 0.1})["classical"] == pytest.approx(0.49 / 0.54)
+    assert family({"classical": 0.7, "jazz": 0.2, "rock": 0.1})["classical"] == pytest.approx(0.5 / (0.54 + 0.15))
+    assert family({"Hip-Hop": 0.15})["hip-hop"] < 0.25, "of an audio book: the only tag, and a faint one"
     assert sum(family({}).values()) == pytest.approx(1)
 
 

@@ -367,7 +367,7 @@ def decoded(sound: soundfile.SoundFile, name: str, sr: int | None = None) -> Ite
         try: x = sound.read(min(max(1, BLOCK // sound.channels), announced - had), dtype="float32", always_2d=True)
         except soundfile.SoundFileError:
             whole = f" of {announced / rate:.1f}" if announced < 2**40 else ""
-            said = f"{name} cannot be decoded after {had / rate:.1f} s{whole}: copy it again"
+            said = f"{name} breaks off somewhere after {had / rate:.1f} s{whole}: copy it again"
             raise BadAudio("truncated", said) from None
         had += len(x)
         if not np.isfinite(x).all(): raise BadAudio("nan", f"{name} holds samples that are NaN or infinite")

@@ -17,7 +17,7 @@ import soundfile
 
 from ..core import LabError
 from .analyzers import Analyses, analyze, analyze_file, batch
-from .audio import KINDS, content
+from .audio import KINDS, BadAudio, content
 from .catalog import Track
 from .render import render
 
@@ -109,7 +109,7 @@ def hear_any(
     what: str | Path | Track,  # a file, a folder, or a track, which is rendered
     words: str | None = None,  # lyrics; default: what lies beside the file, or belongs to the track
     profile: str = "full",  # or "fast"
-) -> Iterator[tuple[str, Analyses | Exception]]:  # a name, and what was heard; from a folder also BadAudio and Broken
+) -> Iterator[tuple[str, Analyses | Exception]]:  # a name, and what was heard, or BadAudio; from a folder also Broken
     "Analyse whatever it is, and store nothing."
     if isinstance(what, Track):
         yield f"{what.title} · {what.artist} (rendered, synthetic)", analyze(render(what), words or what.lyrics, profile)
@@ -119,4 +119,6 @@ def hear_any(
         if words: raise ValueError("lyrics belong to one song, and this is a folder: put them beside the songs, as NAME.txt")
         yield from ((str(f), got) for f, got in batch(((f, words_beside(f)) for f in audio_files(path)), profile))
     elif path.exists() and not path.is_file(): raise ValueError(f"{path} is no file")
-    else: yield str(path), analyze_file(path, words or words_beside(path), profile)
+    else:
+        try: yield str(path), analyze_file(path, words or words_beside(path), profile)
+        except BadAudio as e: yield str(path), e

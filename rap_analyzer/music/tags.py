@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TAGS', 'PACKAGE', 'WHEEL_SHA256', 'FETCH_S', 'OUTPUTS', 'PATCH', 'BANDS', 'Weights', 'STILL', 'AROUND', 'RETRY_S',
-           'FAILED', 'SR', 'SIZE', 'HOP', 'MOST', 'MARGIN', 'FAMILIES', 'FEELINGS', 'ASKED', 'SECOND', 'STRANGE',
-           'reason', 'checked', 'download', 'shelf', 'alone', 'put', 'package', 'varint', 'fields', 'entries', 'floats',
-           'checkpoint', 'weights_of', 'packed', 'message', 'Graph', 'declared', 'model_file', 'numbered', 'scaling',
-           'layer', 'column', 'front_end', 'middle', 'network', 'kept', 'fetch', 'session', 'slaney', 'bands', 'chosen',
-           'cut', 'picture', 'pictures', 'look', 'hear', 'best', 'named', 'heads', 'spoken', 'distance', 'strangeness',
-           'shares', 'family', 'feeling', 'Guess', 'Tags', 'guess', 'both_vocabularies', 'tags']
+           'FAILED', 'SR', 'SIZE', 'HOP', 'MOST', 'MARGIN', 'FAMILIES', 'FEELINGS', 'FAINT', 'ASKED', 'SECOND', 'CLEAR',
+           'STRANGE', 'DOUBTFUL', 'DOUBT', 'UNCLEAR', 'reason', 'checked', 'download', 'shelf', 'alone', 'put',
+           'package', 'varint', 'fields', 'entries', 'floats', 'checkpoint', 'weights_of', 'packed', 'message', 'Graph',
+           'declared', 'model_file', 'numbered', 'scaling', 'layer', 'column', 'front_end', 'middle', 'network', 'kept',
+           'fetch', 'session', 'slaney', 'bands', 'chosen', 'cut', 'picture', 'pictures', 'look', 'hear', 'best',
+           'named', 'heads', 'spoken', 'distance', 'strangeness', 'shares', 'family', 'feeling', 'Guess', 'Tags',
+           'guess', 'both_vocabularies', 'tags']
 
 # %% ../../nbs/14_music_tags.ipynb #42a5cc5b
 import fcntl
@@ -503,9 +504,12 @@ def shares(weights: Mapping[str, float]) -> dict[str, float]:  # sums to 1
     return {k: w / total for k, w in weights.items()}
 
 # %% ../../nbs/14_music_tags.ipynb #9dec3a40
+FAINT = 0.1  # a tag that is no likelier than this says nothing
+
+
 def family(tags: Mapping[str, float]) -> dict[str, float]:  # sums to 1
-    "Genre families, each by its likeliest tag, squared: fourteen faint ones shall not outweigh a clear one."
-    return shares({f: max(tags.get(t, 0.0) for t in words.split("|")) ** 2 + 1e-9 for f, words in FAMILIES.items()})
+    "Genre families, each by its likeliest tag, squared: faint ones shall not outweigh a clear one, nor one faint one nothing."
+    return shares({f: max(tags.get(t, 0.0) for t in words.split("|")) ** 2 + FAINT**2 for f, words in FAMILIES.items()})
 
 
 def feeling(tags: Mapping[str, float]) -> dict[str, float]:  # sums to 1
@@ -547,8 +551,13 @@ def guess(*parts: tuple[float, Mapping[str, float]]) -> Guess:  # parts: (weight
 # %% ../../nbs/14_music_tags.ipynb #872f049b
 ASKED = 0.05  # from this strangeness on, the second vocabulary is asked
 SECOND = 4  # patches that it looks at, at most
+CLEAR = 0.3  # a family whose best tag is less likely is not clear
 STRANGE = ("unlike anything the styles were learnt from (distance {:.1f}; rendered tracks have about 1): the genre is the family "
            "of the network's best tag, the mood comes from an untested table of tags")
+DOUBTFUL = 1.7  # a distance that hardly any rendered track of nine seconds has
+DOUBT = ("not much like what the styles were learnt from (distance {:.1f}; rendered tracks have about 1): unless it is rap, the "
+         "tags say more than the style")
+UNCLEAR = "no genre is clear, the likeliest has {:.0%}: speech, noise, or music that the network does not know"
 
 
 def both_vocabularies(words: Mapping[str, float], seen: np.ndarray) -> dict[str, float]:
@@ -557,7 +566,7 @@ def both_vocabularies(words: Mapping[str, float], seen: np.ndarray) -> dict[str,
     also = named(look(some, "mtt", ["tags"])["tags"], "mtt")
     return {t: max(words.get(t, 0.0), also.get(t, 0.0)) for t in (*words, *also)}
 
-
+# %% ../../nbs/14_music_tags.ipynb #7dd256d9
 def tags(
     clip: Clip,
     patches: int | None = None,  # look at so many three-second pictures only, spread over the clip: the fast profile
@@ -567,7 +576,9 @@ def tags(
     vector, words = heard["penultimate"].mean(axis=0), named(heard["tags"])
     strange = strangeness(d := distance(vector))
     if strange > ASKED: words = both_vocabularies(words, seen)
-    warnings = [STRANGE.format(d)] * (strange > 0.5)
+    clear = max(words.get(t, 0.0) for tags in FAMILIES.values() for t in tags.split("|"))
+    said = STRANGE if strange > 0.5 else DOUBT if d > DOUBTFUL else ""
+    warnings = [said.format(d)] * bool(said) + [UNCLEAR.format(clear)] * (strange > 0.5 and clear < CLEAR)
     if clip.seconds * SR < PATCH * HOP: warnings.append(f"only {clip.seconds:.2f} s, mirrored to fill the three that are heard")
     genre = guess((1 - strange, spoken("genre", vector)), (strange, family(words)))
     mood = guess((1 - strange, spoken("mood", vector)), (strange, feeling(words)))
