@@ -228,8 +228,11 @@ def ingest(
 ) -> None:
     "Import a catalog from CSV (the \"Spotify songs\" columns, or yours with --column), or hear a folder; safe to repeat."
     from rap_analyzer.serve.folder import ingest_folder
-    if what.is_dir(): report = ingest_folder(what, profile=profile, again=again)
-    else: report = read_table(what, column, source, encoding, from_line)
+    try: report = ingest_folder(what, profile=profile, again=again) if what.is_dir() else None
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was heard is stored: the same command goes on from here", err=True)
+        raise
+    if report is None: report = read_table(what, column, source, encoding, from_line)
     show({**vars(report), "refusals": [r._asdict() for r in report.refusals]}, json_, repr(report))
 
 # %% ../nbs/99_cli.ipynb #0b3a5da1

@@ -137,6 +137,17 @@ def test_no_pulse_no_rhythm():
     assert rhythm(clip, Tempo(90.0, np.arange(3) * 0.66, 1.0, ((90.0, 1.0),))) is None
 
 
+@pytest.mark.parametrize("bpm", [61, 112, 221, 240, 280])
+@pytest.mark.parametrize("seconds", [3, 4, 9])
+def test_a_short_clip_of_any_tempo_has_a_rhythm_or_none(bpm, seconds):
+    "Folding a fast pulse once more would leave less than one bar, and the mean of no bars is no number."
+    beats = np.arange(0.02, seconds, 60 / bpm)
+    noise = Clip(np.random.default_rng(7).uniform(-0.3, 0.3, seconds * 22_050), 22_050)
+    found = rhythm(noise, Tempo(float(bpm), beats, 1.0, [(float(bpm), 1.0)]))
+    assert (found is None) == (len(beats) < 8)
+    if found is not None: assert found.shape == (58,) and np.isfinite(found).all() and embed(rhythm=found).shape == (512,)
+
+
 def test_an_octave_is_no_distance():
     _, clip, beat, _ = song()
     np.testing.assert_allclose(circle(((71.0, 1.0),)), circle(((142.0, 1.0),)), atol=1e-9)

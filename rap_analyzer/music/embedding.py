@@ -59,7 +59,7 @@ def folded(beats: np.ndarray, kick: np.ndarray) -> np.ndarray:  # s
     "The same pulse between SLOW and FAST: beats put in between, or every other one left out, the one with less kick."
     gap = float(np.median(np.diff(beats)))
     while 60 / gap < SLOW: beats, gap = np.sort(np.concatenate([beats, (beats[1:] + beats[:-1]) / 2])), gap / 2
-    while 60 / gap >= FAST and len(beats) > 3:
+    while 60 / gap >= FAST and len(beats) > 7:  # four stay: a bar
         beats = max((beats[0::2], beats[1::2]), key=lambda b: np.interp(b * FPS, np.arange(len(kick)), kick).mean())
         gap *= 2
     return beats
