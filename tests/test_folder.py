@@ -223,6 +223,23 @@ def test_a_stop_by_hand_keeps_what_was_heard(quick, mine, tmp_path, monkeypatch)
     assert mine.count() == 5 == mine.count("quick-1")
 
 
+def test_ctrl_c_says_that_the_work_is_kept(quick, mine, lab_home, tmp_path):
+    (quick / "sitecustomize.py").write_text(QUICK.replace("def tempo(clip):", "def tempo(clip):\n    import time; time.sleep(.2)"))
+    home = tmp_path / "many"
+    home.mkdir()
+    for i in range(120): song(home / f"{i:03}.wav", 150 + 3 * i)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else a run in the background hands on that it is ignored
+    p = start(lab_home, mine.tenant, home)
+    signal.signal(signal.SIGINT, before)
+    for _ in range(600):
+        if mine.count(): break
+        time.sleep(0.05)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and "the same command goes on" in err and "Traceback" not in err and out == ""
+    assert 0 < mine.count() < 120
+
+
 def test_a_thousand_files_of_which_fifty_are_broken(quick, mine, tmp_path):
     home, good = tmp_path / "thousand", wav(Clip(np.random.default_rng(1).uniform(-0.5, 0.5, 3 * SR + 80), SR))
     home.mkdir()
