@@ -1,10 +1,11 @@
-"""Make `rap_analyzer/music/tempo.json` anew: the two networks of `music.tempo`, trained on drum patterns that are made up here.
+"""Make `rap_analyzer/music/tempo.json` anew: the networks of `music.tempo`, trained on drum patterns that are made up here.
 
-`scripts/train_tempo.py [--songs 16000] [--seed 11] [--out FILE]` takes some minutes on one core. A feel is a table row: tempo,
-swing, parts, each with pieces and patterns to choose from. A song chooses once, then slips, adds, drops, fills and drifts like
-somebody who plays. Strokes come from kits drawn at random with the functions of `music.render`; their power is added up band by
-band, which is a hundred times cheaper than sound. No recording and no human performance is used. Feels and their tempi are common
-drumming knowledge. A third of the feels at a time is left out to see how sure the network may be of what it has never met
+`scripts/train_tempo.py [--songs N] [--seed N] [--out FILE]` takes some minutes on one core. What is shipped is what it writes by
+default: the same bytes on the same kind of processor, elsewhere weights that differ in their last digits. A feel is a table row:
+tempo, swing, parts, each with pieces and patterns to choose from. A song chooses once, then slips, adds, drops, fills and drifts
+like somebody who plays. Strokes come from kits drawn at random with the functions of `music.render`; their power is added up band
+by band, which is a hundred times cheaper than sound. No recording and no human performance is used. Feels and their tempi are
+common drumming knowledge. A third of the feels at a time is left out to see how sure the network may be of what it has never met
 (`sharpness`).
 """
 import argparse
@@ -14,12 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is there: two threads would add up in another order
+
 import numpy as np
 
 from rap_analyzer.music.audio import Clip, spectrogram
 from rap_analyzer.music.render import SR, clap, hat, kick, shout, snare, two_tone
 from rap_analyzer.music.tempo import FPS, GRID, bands, bell, evidence, rises, same, scores, sharpen, surroundings
 
+USUAL = {"songs": (20_000, "how many to compose"), "networks": (6, "how many weigh tempi; their scores are averaged"),
+         "listeners": (2, "how many find beats"), "epochs": (8, "how often each song is learnt from"),
+         "seed": (11, "where chance begins")}
 OUT = Path(__file__).resolve().parents[1] / "rap_analyzer" / "music" / "tempo.json"
 Rng = np.random.Generator
 PIECES = {  # a piece's function, the range of each of its numbers, how long it is (s), how loud
@@ -138,6 +144,52 @@ FEELS |= {
     "linear": Feel(1, 99, 0.17, 4, LOOSE, ((1, ("kick",), ("X.2.2.2.5.2..22.",)),
         (1, ("snare",), (".g.2X.2g.g2.X.g2", "....X..g.g..X...")), (1, ("hat",), (".77.7.7.77.7.77.", "7.7.7.7.7.7.7.7.")))),
 }
+FEELS |= {
+    "half time shuffle": Feel(0.6, 96, 0.16, 4, STRAIGHT, (
+        (1, ("hat", "ride"), ("X.oX.oX.oX.o", "X.xX.xX.xX.x")), (1, ("kick",), ("X....3....3.", "X....X.....3", "X.3..3..3..X")),
+        (1, ("snare",), ("......X.....", ".g..g.Xg..g.", ".g..g.X...gX")))),
+    "twelve eight": Feel(0.6, 62, 0.15, 4, STRAIGHT, (
+        (1, ("hat", "ride"), ("XooXooXooXoo", "xxxxxxxxxxxx")), (1, ("kick",), ("X.....X.....", "X....xX.....", "X....3X..3.x")),
+        (1, ("snare", "rim"), ("...X.....X..", "...X....gX.g")))),
+    "bembe": Feel(1, 112, 0.2, 4, STRAIGHT, (
+        (0.9, ("cowbell", "ride", "hat", "rim"), ("X.X.XX.X.X.X", "x.xx.x.xx.x.", "X.xX.xxX.xX.", "X.xx.xX.xx.x")),
+        (0.9, ("kick",), ("x..x..x..x..", "X.....x.....", "..x..x..x..x", "...X.x...X.x", "X....xX...x.")),
+        (0.8, ("snare", "rim", "tom"), ("..x..x..x..x", "x...x...x...", "..g.gx..g.gx", "......X.....", ".xx.xx.xx.xx")),
+        (0.6, ("tom", "tom2"), ("....xx....xx", "x...xx..x.x.")), (0.7, ("pedal",), ("xxxx", ".x.x", "x.x.")))),
+    "hemiola": Feel(0.8, 124, 0.2, 4, STRAIGHT, (  # three against two, or three against four
+        (1, ("ride", "hat", "open", "crash"), ("X.X.X.X.X.X.", "XoXoXoXoXoXo", "X...X...X...", ".x.x.x.x.x.x")),
+        (1, ("kick",), ("X...........", "X.....X.....", "X..X..X..X..", "X.....X...3.")),
+        (0.8, ("snare", "tom", "rim"), ("...X.....X..", "......X.....", "..x...x...x.", "..X..X..X..X")),
+        (0.6, ("pedal",), ("xxxx", ".x.x", "x.x.x.")))),
+    "in threes": Feel(0.8, 106, 0.2, 4, LOOSE, (  # one hand plays every third sixteenth, across the bars
+        (1, ("hat", "ride", "cowbell", "rim", "tom"), ("X..x..x..X..x..x ..X..x..x..X..x. .x..X..x..x..X..",
+        "x.gx.gx.gx.gx.gx .gx.gx.gx.gx.gx. gx.gx.gx.gx.gx.g")), (1, ("kick",), KICKS), BACKBEAT,
+        (0.5, ("pedal",), (".x.x", "xxxx")))),
+    "three and six": Feel(0.4, 150, 0.2, 3, STRAIGHT, (  # counted in three, with six eighths across it
+        (1, ("kick",), ("..x.x.", "X...x.", "..X.X.", "X..X..")), (0.8, ("rim", "snare", "hat"), ("X..X..", "x.xx.x", "x..x.x")),
+        (0.7, ("hat", "ride", "tom"), ("xxxxxx", "x.x.x.", "X.xX.x")))),
+    "seven": Feel(0.3, 140, 0.22, 7, STRAIGHT, (
+        (1, ("kick",), ("X...X...X.....", "X..x..X...x...", "X.....X..3....")),
+        (1, ("snare",), ("..X...X...X...", "..X...X.....X.")),
+        (1, ("hat", "ride"), ("xxxxxxx", "XoXoXoXoXoXoXo", "xoxoxoxoxxoxxo")))),
+    "brushes": Feel(0.6, 185, 0.28, 4, STRAIGHT, (
+        (1, ("snare", "shaker"), ("X..x.oX..x.o", "xxXxxxXx", "X..X.xX..X.x", "gXgX")), PEDAL, (0.6, ("kick",), ("gggg", "oooo")),
+        (0.7, ("snare", "rim"), ("..2..3..2..3", "1..2.13..2.1")))),
+    "train": Feel(0.4, 108, 0.16, 4, STRAIGHT, (
+        (1, ("kick",), ("X.X.X.X.", "XXXX")), (1, ("snare",), ("ggXgggXgggXgggXg", "xgXgxgXgxgXgxgXg", "gxXggxXggxXggxXg")),
+        (0.4, ("pedal",), (".x.x.x.x",)))),
+    "on all four": Feel(0.5, 124, 0.14, 4, STRAIGHT, (
+        (1, ("snare",), QUARTERS + ("XXXxXXXX",)), (1, ("kick",), ("X.1.x.x.X.1.x.1.", "X..xX..xX..xX..x", "X.......X.x.....")),
+        FAST_TIME)),
+    "breakbeat": Feel(0.5, 168, 0.07, 4, STRAIGHT, (
+        (1, ("kick",), ("X.X.......X.....", "X.........X.....", "X.X.......XX....")),
+        (1, ("snare",), ("....X..g.g..X...", "....X.......X...", "....X..X.X....X.")), (1, ("hat", "ride"), EIGHTHS))),
+    "solo": Feel(0.6, 118, 0.25, 4, STRAIGHT, ((0.8, ("pedal", "kick"), (".x.x", "xxxx", "x.x.")),
+        (1, ("snare",), ("7565755575557556", "756756756756", "7.5.7.5.7.5.7.5.")),
+        (1, ("tom", "tom2"), ("2323232323232323", "323232323232")),
+        (0.7, ("kick",), ("5.2.2.2.5.2.2.2.", "5.2.2.5.2.2.")))),
+}
+TRIPLE = {"swing", "shuffle", "six eight", "half time shuffle", "twelve eight", "bembe", "hemiola", "three and six", "brushes"}
 LOUD = {"X": 1.0, "x": 0.8, "o": 0.5, "g": 0.25}
 LAYERS = (("bass", 0.45, ("x...............", "x..x..x...x.....", "x.....x.x.....x.", "x.......x.......", "xxxxxxxx",
     "x..x..x..x..x...")),
@@ -222,8 +274,8 @@ def compose(rng: Rng, names: tuple[str, ...] = tuple(FEELS)) -> Song:
     name = names[rng.choice(len(names), p=share / share.sum())]
     feel, seconds = FEELS[name], rng.uniform(12, 30)
     bpm = float(np.clip(feel.bpm * np.exp(rng.normal(0, feel.spread)), 46, 290))
-    swing, fine = max(0.5, rng.uniform(*feel.swing)), 3 if name in ("swing", "shuffle", "six eight") else 4
-    if name == "swing" and bpm > 190: fine = pick(rng, (3, 4))
+    swing, fine = max(0.5, rng.uniform(*feel.swing)), 3 if name in TRIPLE else 4
+    if name in ("swing", "brushes") and bpm > 190: fine = pick(rng, (3, 4))
     bars = int(seconds * bpm / 60 / feel.beats) + 2
     played = play(feel, bars, fine, rng)
     steps = np.full(bars * feel.beats + 1, 60 / bpm)
@@ -412,36 +464,42 @@ def plain(layers: list) -> list:
     return [[short(w), short(b)] for w, b in layers]
 
 
-def main() -> None:
-    "Compose, hear, learn, write."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--songs", type=int, default=16_000)
-    parser.add_argument("--networks", type=int, default=2, help="how many of each kind; their answers are averaged")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--out", type=Path, default=OUT)
-    given = parser.parse_args()
-    rng = np.random.default_rng(given.seed)
-    x, bpm, feel, seen, wanted, pieces = [], [], [], [], [], {}
-    for i in range(given.songs):
+def examples(songs: int, seed: int) -> Iterator[tuple[Song, np.ndarray, tuple[np.ndarray, np.ndarray] | None]]:
+    "Songs, the evidence of each, and frames of every second one."
+    rng, pieces = np.random.default_rng(seed), {}
+    for i in range(songs):
         if i % 200 == 0: pieces = kit(rng)
         song = aimless(rng) if i % 25 == 24 else compose(rng)
         curves = hear(song, pieces, rng)
-        x.append(evidence(curves).astype(np.float16)), bpm.append(song.bpm), feel.append(song.feel)
-        if len(song.beats) > 5 and i % 2:
-            a, b = frames(song, curves, rng)
-            seen.append(a), wanted.append(b)
+        yield song, evidence(curves), frames(song, curves, rng) if len(song.beats) > 5 and i % 2 else None
+
+
+def first(seed: int) -> list[list[float]]:
+    "Tempo and mean evidence of the first songs: whether the recipe is still the one that a file was made with."
+    return [[round(song.bpm, 3), round(float(x.mean()), 5)] for song, x, _ in examples(20, seed)]
+
+
+def main() -> None:
+    "Compose, hear, learn, write."
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, (usual, what) in USUAL.items(): parser.add_argument(f"--{name}", type=int, default=usual, help=f"{what} ({usual})")
+    parser.add_argument("--out", type=Path, default=OUT)
+    given = parser.parse_args()
+    x, bpm, feel, seen, wanted = [], [], [], [], []
+    for i, (song, mine, some) in enumerate(examples(given.songs, given.seed)):
+        x.append(mine.astype(np.float16)), bpm.append(song.bpm), feel.append(song.feel)
+        if some: seen.append(some[0]), wanted.append(some[1])
         if i % 1_000 == 999: print(f"{i + 1:,} songs", flush=True)
     x, bpm, feel, seen, wanted = np.stack(x), np.array(bpm), np.array(feel), np.concatenate(seen), np.concatenate(wanted)
     sharp, unmet = sharpness(x, bpm, feel, given.seed)
     print(f"feels never met: {unmet:.1%} right within 4 %; scores are multiplied by {sharp:.2f}", flush=True)
     tempo = [learn_tempo(x, bpm, given.epochs, given.seed + k) for k in range(given.networks)]
-    beat = [learn_beat(seen, wanted, given.epochs, given.seed + k) for k in range(given.networks)]
-    said = {"tempo": [plain(n.layers(m, s, sharp)) for n, m, s in tempo], "beat": [plain(n.layers(m, s)) for n, m, s in beat]}
+    beat = [learn_beat(seen, wanted, given.epochs, given.seed + k) for k in range(given.listeners)]
+    made = {name: getattr(given, name) for name in USUAL} | {"first": first(given.seed)}
+    said = {"made": made, "tempo": [plain(n.layers(m, s, sharp)) for n, m, s in tempo],
+            "beat": [plain(n.layers(m, s)) for n, m, s in beat]}
     given.out.write_text(json.dumps(said, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"wrote {given.out}")
 
 
-if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main()
+if __name__ == "__main__": main()

@@ -201,15 +201,23 @@ def test_light():
 def test_weights_can_be_made_anew(tmp_path, monkeypatch):
     import rap_analyzer.music.tempo as module
     out = tmp_path / "tempo.json"
-    call = [sys.executable, "scripts/train_tempo.py", "--songs", "500", "--networks", "1", "--epochs", "3", "--out", str(out)]
+    call = [sys.executable, "scripts/train_tempo.py", "--songs", "500", "--networks", "1", "--listeners", "1", "--epochs", "3"]
+    call += ["--out", str(out)]
     assert "feels never met" in subprocess.run(call, cwd=ROOT, check=True, text=True, capture_output=True, timeout=120).stdout
     shape = lambda nets: [[np.shape(w) for w, _ in net] for net in nets][:1]
     made, shipped = json.loads(out.read_text()), weights()
     assert shape(made["tempo"]) == shape(shipped["tempo"]) and shape(made["beat"]) == shape(shipped["beat"])
     load = lambda nets: tuple(tuple((np.array(w, np.float32), np.array(b, np.float32)) for w, b in net) for net in nets)
-    monkeypatch.setattr(module, "weights", lambda: {k: load(v) for k, v in made.items()})
+    monkeypatch.setattr(module, "weights", lambda: {k: load(made[k]) for k in ("tempo", "beat")})
     right = sum(evaluation.right(tempo(song(g)[1]).bpm, song(g)[0].bpm)[1] for g in GENRES)
     assert right >= 4, f"{right} of 6 up to an octave, after 500 songs"
+
+
+def test_the_shipped_weights_are_those_of_the_script_as_it_is():
+    made, train = json.loads((ROOT / "rap_analyzer/music/tempo.json").read_text())["made"], script("train_tempo")
+    assert {name: made[name] for name in train.USUAL} == {name: usual for name, (usual, _) in train.USUAL.items()}
+    np.testing.assert_allclose(train.first(made["seed"]), made["first"], rtol=1e-3, atol=1e-4)
+    assert (len(weights()["tempo"]), len(weights()["beat"])) == (made["networks"], made["listeners"])
 
 
 def test_the_evaluation_prints_its_tables():
