@@ -357,3 +357,216 @@ def test_an_outsider_is_understood(name, belief, code):
         verdict = judge(ex, cells, seed)
         told = {c.belief for c in verdict.checks if not c.ok}
         assert (verdict.state == "fail" and belief in told) if belief else verdict.state == "pass", str(verdict)
+
+
+RULES = [
+    ("15.1", "in the same order", """
+def rhymes(a, b):
+    def parts(phones):
+        vowels = [i for i, p in enumerate(phones) if p[-1].isdigit()]
+        if not vowels: return None, None
+        start = ([i for i in vowels if phones[i][-1] != "0"] or vowels)[-1]
+        before = [i + 1 for i in vowels if i < start]
+        return [p.rstrip("012") for p in phones[start:]], phones[before[-1] if before else 0:start]
+    (t, o), (u, q) = parts(a["phones"]), parts(b["phones"])
+    return t is not None and u is not None and set(t) == set(u) and o != q
+"""),
+    ("15.1", "a word may begin with that vowel", """
+def rhymes(a, b):
+    def parts(phones):
+        vowels = [i for i, p in enumerate(phones) if p[-1].isdigit()]
+        if not vowels: return None, None
+        start = ([i for i in vowels if phones[i][-1] != "0"] or vowels)[-1]
+        before = [i + 1 for i in vowels if i < start]
+        return [p.rstrip("012") for p in phones[start:]], phones[before[-1] if before else 0:start]
+    (t, o), (u, q) = parts(a["phones"]), parts(b["phones"])
+    return t is not None and t == u and o != q and bool(o and q)
+"""),
+    ("15.1", "a word without a vowel rhymes with nothing", """
+def rhymes(a, b):
+    def parts(phones):
+        vowels = [i for i, p in enumerate(phones) if p[-1].isdigit()]
+        if not vowels: return [], list(phones)
+        start = ([i for i in vowels if phones[i][-1] != "0"] or vowels)[-1]
+        before = [i + 1 for i in vowels if i < start]
+        return [p.rstrip("012") for p in phones[start:]], phones[before[-1] if before else 0:start]
+    (t, o), (u, q) = parts(a["phones"]), parts(b["phones"])
+    return t is not None and t == u and o != q
+"""),
+    ("14.1", "they are `least` rows or more", """
+def thresholds(log, target, least):
+    out = {}
+    for tag in {t for t, _, _ in log}:
+        rows = [(c, ok) for t, c, ok in log if t == tag]
+        out[tag] = None
+        for limit in sorted({c for c, _ in rows}):
+            shown = [ok for c, ok in rows if c >= limit]
+            if len(shown) > least and sum(shown) >= target * len(shown):
+                out[tag] = limit
+                break
+    return out
+"""),
+    ("14.1", "the tag is never shown: None", """
+def thresholds(log, target, least):
+    out = {}
+    for tag in {t for t, _, _ in log}:
+        rows = [(c, ok) for t, c, ok in log if t == tag]
+        out[tag] = 1.0
+        for limit in sorted({c for c, _ in rows}):
+            shown = [ok for c, ok in rows if c >= limit]
+            if len(shown) >= least and sum(shown) >= target * len(shown):
+                out[tag] = limit
+                break
+    return out
+"""),
+    ("14.1", "`target` or more is right", """
+def thresholds(log, target, least):
+    out = {}
+    for tag in {t for t, _, _ in log}:
+        rows = [(c, ok) for t, c, ok in log if t == tag]
+        out[tag] = None
+        for limit in sorted({c for c, _ in rows}):
+            shown = [ok for c, ok in rows if c >= limit]
+            if len(shown) >= least and sum(shown) > target * len(shown):
+                out[tag] = limit
+                break
+    return out
+"""),
+    ("13.2", "of the true tempo", """
+def drop(rows):
+    sides = {"machine": {}, "people": {}}
+    for r in rows:
+        if not r["tuned"]: sides[r["source"]].setdefault(r["player"], []).append(abs(r["true"] / r["said"] - 1) <= 0.04)
+    means = [[sum(takes) / len(takes) for takes in side.values()] for side in sides.values()]
+    if not all(means): return None
+    machine, people = (sum(m) / len(m) for m in means)
+    return machine - people
+"""),
+    ("13.2", "in shares", """
+def drop(rows):
+    sides = {"machine": {}, "people": {}}
+    for r in rows:
+        if not r["tuned"]: sides[r["source"]].setdefault(r["player"], []).append(abs(r["said"] / r["true"] - 1) <= 0.04)
+    means = [[sum(takes) / len(takes) for takes in side.values()] for side in sides.values()]
+    if not all(means): return None
+    machine, people = (sum(m) / len(m) for m in means)
+    return 100*(machine - people)
+"""),
+    ("13.2", "there it is each pattern", """
+def drop(rows):
+    sides = {"machine": {}, "people": {}}
+    for r in rows:
+        if not r["tuned"]: sides[r["source"]].setdefault(r["player"] if r["source"]=="people" else 0, []).append(
+            abs(r["said"] / r["true"] - 1) <= 0.04)
+    means = [[sum(takes) / len(takes) for takes in side.values()] for side in sides.values()]
+    if not all(means): return None
+    machine, people = (sum(m) / len(m) for m in means)
+    return machine - people
+"""),
+    ("11.1", "three seconds are enough", """
+def first_look(upload):
+    if not upload.size: return "empty"
+    wav = announced(upload.read(0, 64))
+    if wav is None: return "not_audio"
+    start, n, second = wav["start"], wav["bytes"], 2 * wav["sr"]
+    if upload.size - start < n: return "truncated"
+    if n <= 3 * second: return "too_short"
+    for at in range(0, n, second):
+        if loudness(upload.read(start + at, min(second, n - at))) >= 0.001: return ""
+    return "silent"
+"""),
+    ("11.1", "of all its samples together", """
+def first_look(upload):
+    if not upload.size: return "empty"
+    wav = announced(upload.read(0, 64))
+    if wav is None: return "not_audio"
+    start, n, second = wav["start"], wav["bytes"], 2 * wav["sr"]
+    if upload.size - start < n: return "truncated"
+    if n < 3 * second: return "too_short"
+    half = second // 2
+    for at in range(0, n, half):
+        if loudness(upload.read(start + at, min(half, n - at))) >= 0.001: return ""
+    return "silent"
+"""),
+    ("17.1", "unrounded", """
+import numpy as np
+from rap_analyzer.music.analyzers import Analysis, Analyzer, hookimpl
+def bright(clip):
+    if clip.sr <= 4_000: return Analysis({"share": None}, 0.0, warnings=("rate",))
+    power = np.abs(np.fft.rfft(clip.samples)) ** 2
+    if not power.sum(): return Analysis({"share": None}, 0.0, warnings=("nothing but zeros",))
+    above = np.fft.rfftfreq(len(clip.samples), 1 / clip.sr) > 2_000
+    return Analysis({"share": round(float(power[above].sum() / power.sum()), 2)}, 1.0)
+@hookimpl
+def analyzers():
+    return [Analyzer(name="brightness", version="0.1", contract=1, analyze=bright, needs=("audio",), limit_s=2)]
+"""),
+    ("17.1", "the confidence 0", """
+import numpy as np
+from rap_analyzer.music.analyzers import Analysis, Analyzer, hookimpl
+def bright(clip):
+    if clip.sr <= 4_000: return Analysis({"share": None}, 0.0, warnings=("rate",))
+    power = np.abs(np.fft.rfft(clip.samples)) ** 2
+    if not power.sum(): return Analysis({"share": None}, 1.0, warnings=("nothing but zeros",))
+    above = np.fft.rfftfreq(len(clip.samples), 1 / clip.sr) > 2_000
+    return Analysis({"share": float(power[above].sum() / power.sum())}, 1.0)
+@hookimpl
+def analyzers():
+    return [Analyzer(name="brightness", version="0.1", contract=1, analyze=bright, needs=("audio",), limit_s=2)]
+"""),
+    ("14.2", "that would have fitted in", """
+import random
+def split(tracks, share, seed):
+    root = {}
+    def find(x):
+        root.setdefault(x, x)
+        while root[x] != x: x = root[x]
+        return x
+    for t in tracks:
+        for name in t["artists"]: root[find(name)] = find(t["artists"][0])
+    crews = {}
+    for t in tracks: crews.setdefault(find(t["artists"][0]), []).append(t["id"])
+    order = sorted(crews)
+    random.Random(seed).shuffle(order)
+    out, room = [], share * len(tracks)
+    for name in order:
+        if len(out) + len(crews[name]) > room: break
+        out += crews[name]
+    return out
+"""),
+    ("14.2", "as a guest neither", """
+import random
+def split(tracks, share, seed):
+    root = {}
+    def find(x):
+        root.setdefault(x, x)
+        while root[x] != x: x = root[x]
+        return x
+    for t in tracks:
+        pass
+    crews = {}
+    for t in tracks: crews.setdefault(t["artists"][-1], []).append(t["id"])
+    order = sorted(crews)
+    random.Random(seed).shuffle(order)
+    out, room = [], share * len(tracks)
+    for name in order:
+        if len(out) + len(crews[name]) <= room: out += crews[name]
+    return out
+"""),
+    ("13.1", "expected", """
+def decide(p,s,h):
+    b=120/s
+    if b<80 and h*b/60<.35: b*=2
+    return round(b,-1)
+"""),
+]
+
+
+@pytest.mark.parametrize("name, sentence, code", RULES)
+def test_what_no_belief_explains_is_told_by_its_rule(name, sentence, code):
+    "An answer that is wrong in a way of its own: no belief is named, and the sentence of the task is, with what was expected."
+    ex = exercise(name)
+    verdict = judge(ex, [*enumerate(ex.given, 1), (len(ex.given) + 1, code)], 5)
+    wrong = [c for c in verdict.checks if not c.ok]
+    said = " ".join(c.message for c in wrong)
+    assert verdict.state == "fail" and not any(c.belief for c in wrong) and sentence in said, str(verdict)
