@@ -182,6 +182,19 @@ def test_beliefs_about_a_crowd(servers, lab, code, belief):
         if not belief: assert (v.evidence["computed"], v.evidence["computed_again"], v.evidence["clients"]) == (1, 1, 50)
 
 
+@pytest.mark.parametrize("old, new, belief", [
+    ("int(1000 * longest_s)", "int(500 * longest_s)", "short"), ("value, ex=ttl_s", "value, px=ttl_s", "brief"),
+    ("        finally:", "        except ValueError: return None\n        finally:", "swallow"), ('f"{key}:lock"', '"lock"',
+        "one_for_all"),
+    ("secrets.token_hex(8)", "'me'", "token"), ("                r.set(key, value, ex=ttl_s)\n", "", ""),
+])
+def test_a_point_of_the_protocol_that_is_left_out_is_named(servers, lab, old, new, belief):
+    right = exercise("24.3").solution.partition("\n")[2]
+    assert right.count(old) == 1
+    v = hand_in("24.3", right.replace(old, new))
+    assert v.state == "fail" and beliefs(v) <= {"", belief} and belief in beliefs(v), v
+
+
 # ---- 23.1: words or vectors
 
 ROUTE = ("def route(log, limit_ms):\n    out = {}\n    for kind in {q['kind'] for q in log}:\n"
