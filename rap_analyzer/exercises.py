@@ -587,8 +587,8 @@ def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], f
     for belief, f in own.get("rivals", ()): rivals.setdefault(belief, []).append(answers_of(f, cases))
     if "rules" in own:
         belief, example, told = ruled(ex, own["rules"], got, truth, rivals, asked)
-        told = " ".join([words("fail.cases", failed=len(wrong), n=len(cases), example=example or wrong[0]), *told])
-        yield Check(name, False, f"{told} {words('fail.seed', seed=seed)}", belief)
+        said = [words("fail.cases", failed=len(wrong), n=len(cases), example=example or wrong[0]), *told[:-1]]
+        yield Check(name, False, " ".join([*said, words("fail.seed", seed=seed), told[-1]]), belief)
         return
     belief, share = explain_answers(got, truth, rivals, len(cases) - fresh)
     said = [words("fail.cases", failed=len(wrong), n=len(cases), example=wrong[0]), words("fail.seed", seed=seed)]
