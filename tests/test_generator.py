@@ -113,7 +113,7 @@ def test_drawn_songs_are_spread_like_heard_ones():
 
 
 def beside(real, made_up):
-    "One pot: how often the nearest of a heard song is a heard one, and that of a made-up one a made-up one. A half each: one cloud."
+    "One pot: how often a heard song's nearest is heard, and a made-up one's made up. A half each: one cloud."
     pot, kind = np.concatenate([real, made_up]), np.arange(len(real) + len(made_up)) >= len(real)
     near = pot @ pot.T
     np.fill_diagonal(near, -1)
