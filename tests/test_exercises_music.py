@@ -273,6 +273,89 @@ def split(tracks, share, seed):
         if len(out)+len(g)<=share*len(tracks): out+=g
     return out
 """),
+    ("14.2", "largest", """
+import random
+def split(tracks, share, seed):
+    groups = []
+    for t in tracks:
+        mine, ids, rest = set(t["artists"]), [t["id"]], []
+        for names, theirs in groups:
+            if names & mine: mine, ids = mine | names, ids + theirs
+            else: rest.append((names, theirs))
+        groups = [*rest, (mine, ids)]
+    random.Random(seed).shuffle(groups)
+    groups.sort(key=lambda g: len(g[1]), reverse=True)
+    out = []
+    for _, ids in groups:
+        if len(out) + len(ids) <= share * len(tracks): out += ids
+    return out
+"""),
+    ("14.2", "run", """
+import random
+def split(tracks, share, seed):
+    groups = []
+    for t in tracks:
+        mine, ids, rest = set(t["artists"]), [t["id"]], []
+        for names, theirs in groups:
+            if names & mine: mine, ids = mine | names, ids + theirs
+            else: rest.append((names, theirs))
+        groups = [*rest, (mine, ids)]
+    order = sorted(groups, key=lambda g: hash((seed, *sorted(g[0]))))
+    out = []
+    for _, ids in order:
+        if len(out) + len(ids) <= share * len(tracks): out += ids
+    return out
+"""),
+    ("14.2", "busy", """
+import random
+def split(tracks, share, seed):
+    groups = []
+    for t in tracks:
+        mine, ids, rest = set(t["artists"]), [t["id"]], []
+        for names, theirs in groups:
+            if names & mine: mine, ids = mine | names, ids + theirs
+            else: rest.append((names, theirs))
+        groups = [*rest, (mine, ids)]
+    most = max(len(ids) for _, ids in groups)
+    out = []
+    random.Random(seed).shuffle(groups)
+    for _, ids in groups:
+        if len(ids) < most and len(out) + len(ids) <= share * len(tracks): out += ids
+    return out
+"""),
+    ("14.2", "step", """
+import random
+def split(tracks, share, seed):
+    friends, out, gone = {}, [], set()
+    for t in tracks: friends.setdefault(t["artists"][0], set()).update(t["artists"])
+    order = sorted(friends)
+    random.Random(seed).shuffle(order)
+    for name in order:
+        if name in gone or len(out) >= share * len(tracks) * 0.97: continue
+        group = {a for a in order if a in friends[name]} - gone
+        gone |= group
+        out += [t["id"] for t in tracks if t["artists"][0] in group]
+    return out
+"""),
+    ("14.2", "", """
+import random
+def split(tracks, share, seed):
+    groups = []
+    for t in tracks:
+        mine, ids, rest = set(t["artists"]), [t["id"]], []
+        for names, theirs in groups:
+            if names & mine: mine, ids = mine | names, ids + theirs
+            else: rest.append((names, theirs))
+        groups = [*rest, (mine, ids)]
+    best = []
+    for k in range(20):
+        random.Random(seed * 20 + k).shuffle(groups)
+        out = []
+        for _, ids in groups:
+            if len(out) < share * len(tracks): out = out + ids
+        if not best or abs(len(out) - share * len(tracks)) < abs(len(best) - share * len(tracks)): best = out
+    return best
+"""),
     ("13.2", "clips", """
 def drop(rows):
     def s(k):
