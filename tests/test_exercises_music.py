@@ -356,6 +356,75 @@ def split(tracks, share, seed):
         if not best or abs(len(out) - share * len(tracks)) < abs(len(best) - share * len(tracks)): best = out
     return best
 """),
+    ("17.1", "still", """
+import numpy as np
+from rap_analyzer.music.analyzers import Analysis, Analyzer, hookimpl
+def bright(clip):
+    x = clip.samples.astype(float)
+    if clip.sr <= 4_000: return Analysis({"share": None}, 0.0, ("too slow",))
+    if not (x.max() - x.min()): return Analysis({"share": None}, 0.0, ("silent",))
+    power, hz = np.abs(np.fft.rfft(x)) ** 2, np.fft.rfftfreq(len(x), 1 / clip.sr)
+    return Analysis({"share": float(power[hz > 2_000].sum() / power.sum())}, 1.0)
+@hookimpl
+def analyzers():
+    return [Analyzer(name="brightness", version="0.1", contract=1, analyze=bright, limit_s=2)]
+"""),
+    ("17.1", "offset", """
+import numpy as np
+from rap_analyzer.music.analyzers import Analysis, Analyzer, hookimpl
+def bright(clip):
+    x = clip.samples.astype(float)
+    if clip.sr <= 4_000: return Analysis({"share": None}, 0.0, ("too slow",))
+    if not x.any(): return Analysis({"share": None}, 0.0, ("silent",))
+    power, hz = np.abs(np.fft.rfft(x)) ** 2, np.fft.rfftfreq(len(x), 1 / clip.sr)
+    if power[1:].any(): power, hz = power[1:], hz[1:]
+    return Analysis({"share": float(power[hz > 2_000].sum() / power.sum())}, 1.0)
+@hookimpl
+def analyzers():
+    return [Analyzer(name="brightness", version="0.1", contract=1, analyze=bright, limit_s=2)]
+"""),
+    ("17.1", "window", """
+import numpy as np
+from rap_analyzer.music.analyzers import Analysis, Analyzer, hookimpl
+def bright(clip):
+    x = clip.samples.astype(float)
+    if clip.sr <= 4_000: return Analysis({"share": None}, 0.0, ("too slow",))
+    if not x.any(): return Analysis({"share": None}, 0.0, ("silent",))
+    x = x * np.hamming(len(x))
+    power, hz = np.abs(np.fft.rfft(x)) ** 2, np.fft.rfftfreq(len(x), 1 / clip.sr)
+    return Analysis({"share": float(power[hz > 2_000].sum() / power.sum())}, 1.0)
+@hookimpl
+def analyzers():
+    return [Analyzer(name="brightness", version="0.1", contract=1, analyze=bright, limit_s=2)]
+"""),
+    ("17.1", "beginning", """
+import numpy as np
+from rap_analyzer.music.analyzers import Analysis, Analyzer, hookimpl
+def bright(clip):
+    x = clip.samples.astype(float)
+    if clip.sr <= 4_000: return Analysis({"share": None}, 0.0, ("too slow",))
+    if not x[:clip.sr].any(): return Analysis({"share": None}, 0.0, ("silent",))
+    x = x[:clip.sr]
+    power, hz = np.abs(np.fft.rfft(x)) ** 2, np.fft.rfftfreq(len(x), 1 / clip.sr)
+    return Analysis({"share": float(power[hz > 2_000].sum() / power.sum())}, 1.0)
+@hookimpl
+def analyzers():
+    return [Analyzer(name="brightness", version="0.1", contract=1, analyze=bright, limit_s=2)]
+"""),
+    ("17.1", "", """
+import numpy as np
+from rap_analyzer.music.analyzers import Analysis, Analyzer, hookimpl
+def bright(clip):
+    x = clip.samples.astype(float)
+    if clip.sr <= 4_000: return Analysis({"share": None}, 0.0, ("too slow",))
+    if not np.count_nonzero(x): return Analysis({"share": None}, 0.0, ("silent",))
+    spectrum, hz = np.fft.rfft(x), np.arange(len(x) // 2 + 1) * clip.sr / len(x)
+    power = spectrum.real ** 2 + spectrum.imag ** 2
+    return Analysis({"share": float(power[hz > 2_000].sum() / power.sum())}, 1.0)
+@hookimpl
+def analyzers():
+    return [Analyzer(name="brightness", version="0.1", contract=1, analyze=bright, limit_s=2)]
+"""),
     ("13.2", "clips", """
 def drop(rows):
     def s(k):
