@@ -171,11 +171,11 @@ def decide(p,s,h):
 def decide(p,s,h):
     return min(p,key=lambda q:abs(q[0]*s/60-2))[0]
 """),
-    ("13.1", "hats", """
+    ("13.1", "busy", """
 def decide(p,s,h):
     return 240/s if h<.23 else 120/s
 """),
-    ("13.1", "hats", """
+    ("13.1", "busy", """
 def decide(p,s,h):
     return 240/s if s/h>7 else 120/s
 """),
@@ -425,6 +425,95 @@ def bright(clip):
 def analyzers():
     return [Analyzer(name="brightness", version="0.1", contract=1, analyze=bright, limit_s=2)]
 """),
+    ("13.1", "beat", """
+def decide(peaks, snare, hat):
+    return min((bpm for bpm, _ in peaks), key=lambda b: abs(b - 60 / snare))
+"""),
+    ("13.1", "busy", """
+def decide(peaks, snare, hat):
+    beats = 4 if snare / hat > 7 else 2
+    return min((b for b, _ in peaks), key=lambda b: abs(b - 60 * beats / snare))
+"""),
+    ("13.1", "mean", """
+def decide(peaks, snare, hat):
+    estimates = [120 / snare, 30 / hat]
+    return sum(estimates) / len(estimates)
+"""),
+    ("13.2", "spoilt", """
+def drop(rows):
+    bad = {r["player"] for r in rows if r["tuned"]}
+    def side(s):
+        each = {}
+        for r in rows:
+            if r["source"] != s or r["player"] in bad: continue
+            each.setdefault(r["player"], []).append(abs(r["said"] / r["true"] - 1) <= .04)
+        return sum(sum(v) / len(v) for v in each.values()) / len(each) if each else None
+    a, b = side("machine"), side("people")
+    return a - b if a is not None and b is not None else None
+"""),
+    ("13.2", "base", """
+def drop(rows):
+    def side(s):
+        each = {}
+        for r in rows:
+            if r["source"] == s and not r["tuned"]: each.setdefault(r["player"], []).append(.96 <= r["true"] / r["said"] <= 1.04)
+        return sum(sum(v) / len(v) for v in each.values()) / len(each) if each else None
+    a, b = side("machine"), side("people")
+    return a - b if a is not None and b is not None else None
+"""),
+    ("13.2", "", """
+def drop(rows):
+    players, side = {}, {}
+    for r in rows:
+        if r["tuned"]: continue
+        side.setdefault(r["player"], r["source"])
+        players.setdefault(r["player"], []).append(abs(r["said"] / r["true"] - 1) <= 0.04)
+    def mean(s): return [sum(v) / len(v) for p, v in players.items() if side[p] == s]
+    m, q = mean("machine"), mean("people")
+    return sum(m) / len(m) - sum(q) / len(q) if m and q else None
+"""),
+    ("15.1", "spelling", """
+def rhymes(a, b):
+    def t(p):
+        i = [k for k, x in enumerate(p) if x[-1] in "12"] or [k for k, x in enumerate(p) if x[-1] == "0"]
+        return [x.rstrip("012") for x in p[i[-1]:]] if i else []
+    return a["spelling"] != b["spelling"] and t(a["phones"]) == t(b["phones"]) != []
+"""),
+    ("11.1", "twice", """
+def first_look(upload):
+    if upload.size == 0: return "empty"
+    w = announced(upload.read(0, 64))
+    if w is None: return "not_audio"
+    if upload.size < w["start"] + w["bytes"]: return "truncated"
+    if w["bytes"] < 6 * w["sr"]: return "too_short"
+    second = 2 * w["sr"]
+    for at in range(0, w["bytes"], second // 4 * 2):
+        if loudness(upload.read(w["start"] + at, min(second, w["bytes"] - at))) >= 0.001: return ""
+    return "silent"
+"""),
+    ("11.1", "overlap", """
+def first_look(upload):
+    if upload.size == 0: return "empty"
+    w = announced(upload.read(0, 64))
+    if w is None: return "not_audio"
+    if upload.size < w["start"] + w["bytes"]: return "truncated"
+    if w["bytes"] < 6 * w["sr"]: return "too_short"
+    for k in range(0, w["bytes"] // (2 * w["sr"]) * 4 + 1):
+        at = k * w["sr"] // 4 * 2
+        if at < w["bytes"] and loudness(upload.read(w["start"] + at, min(2 * w["sr"], w["bytes"] - at))) >= 0.001: return ""
+    return "silent"
+"""),
+    ("11.1", "", """
+def first_look(upload):
+    if upload.size == 0: return "empty"
+    w = announced(upload.read(0, 64))
+    if w is None: return "not_audio"
+    if upload.size < w["start"] + w["bytes"]: return "truncated"
+    if w["bytes"] < 6 * w["sr"]: return "too_short"
+    for at in reversed(range(0, w["bytes"], 2 * w["sr"])):
+        if loudness(upload.read(w["start"] + at, min(2 * w["sr"], w["bytes"] - at))) >= 0.001: return ""
+    return "silent"
+"""),
     ("13.2", "clips", """
 def drop(rows):
     def s(k):
@@ -583,16 +672,6 @@ def thresholds(log, target, least):
                 out[tag] = limit
                 break
     return out
-"""),
-    ("13.2", "of the true tempo", """
-def drop(rows):
-    sides = {"machine": {}, "people": {}}
-    for r in rows:
-        if not r["tuned"]: sides[r["source"]].setdefault(r["player"], []).append(abs(r["true"] / r["said"] - 1) <= 0.04)
-    means = [[sum(takes) / len(takes) for takes in side.values()] for side in sides.values()]
-    if not all(means): return None
-    machine, people = (sum(m) / len(m) for m in means)
-    return machine - people
 """),
     ("13.2", "in shares", """
 def drop(rows):
