@@ -587,7 +587,7 @@ def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], f
     for belief, f in own.get("rivals", ()): rivals.setdefault(belief, []).append(answers_of(f, cases))
     if "rules" in own:
         belief, example, told = ruled(ex, own["rules"], got, truth, rivals, asked)
-        said = [words("fail.cases", failed=len(wrong), n=len(cases), example=example or wrong[0]), *told[:-1]]
+        said = [words("fail.cases", failed=len(wrong), n=len(cases), example=example or min(wrong, key=len)), *told[:-1]]
         yield Check(name, False, " ".join([*said, words("fail.seed", seed=seed), *told[-1:]]), belief)
         return
     belief, share = explain_answers(got, truth, rivals, len(cases) - fresh)

@@ -127,7 +127,7 @@ def standing(name: str, happened: Sequence[Event]) -> Standing:
 MESSAGES |= {
     "state.not_verified": "not verified",
     "offer.hint": "Twice in the same way. A question that may help: {rap} learn hint {id}",
-    "offer.stuck": "Twice in a way that we do not know. A question that may help: {rap} learn hint {id}",
+    "offer.stuck": "Twice not right. A question that may help: {rap} learn hint {id}",
     "offer.solution": "After three different attempts the solution is open: {rap} learn solution {id}",
     "offer.next": "What comes next: {rap} learn next",
     "offer.again": "You have seen a solution. Once more in other clothes: {rap} learn again {id}",

@@ -633,6 +633,7 @@ def test_a_router_that_looks_at_the_first_place_is_told_so(measure):
     ("return round(sum(len(set(a) & set(b)) for a, b in zip(found, true)) / sum(map(len, true)), 2)", "told"),
     ("return sum(len(set(a) & set(b)) for a, b in zip(found, true)) / (10 * len(true))", "sizes"),
     ("return max(len(set(a) & set(b)) / len(b) for a, b in zip(found, true))", "one"),
+    ("return sum(len({*a[:len(b)]} & {*b}) for a, b in zip(found, true)) / sum(map(len, true))", "short"),
     ("return sum(len(a and b) for a, b in zip(found, true)) / sum(map(len, true))", ""),
 ])
 def test_beliefs_about_recall(ex, body, belief):

@@ -173,7 +173,7 @@ def test_the_same_way_is_the_same_error_and_the_same_belief(home):
     assert note_after("sum(i in t for i in f)").startswith("After three")
     assert "Twice in the same way" in note_after("sum(x in t for x in f)")
     assert note_after(BUGGY.replace("a ==", "b ==")).startswith("After three")
-    assert "Twice in a way that we do not know" in note_after("0.123", "0.124")
+    assert "Twice not right." in note_after("0.123", "0.124")
 
 
 def test_a_wrong_answer_after_a_pass_is_not_sent_on(home):
