@@ -243,6 +243,9 @@ IN_SQL = """def per_genre(con, query, k):
 
 @pytest.mark.parametrize("code, belief", [
     (IN_SQL, None),
+    ("import datetime as time\nfrom array import array\nfrom bisect import bisect\nseen, P, con, memory = deque(), 0.95, None, bisect\n"
+     + (JOB % ("(seen.append(r) or seen.pop() for cur in [con.cursor('x')] for r in cur.execute(query))", "(ms, -i)")).replace(
+         "at(c[g])", "at(c[g]) + array('i', [P > 1])[memory([7], 3)]"), None),        # the learner's names stay what they are
     (IN_SQL.replace("_disc", "_cont"), "rank"), (JOB % ("con.execute(query)", "(ms, -i)"), "client"),
     (JOB % ("con.execute(query).fetchall()", "(ms, -i)"), "fetchall"),
     (JOB % ("con.execute(query)", "(-ms, i)"), "heap"), (JOB % ("con.execute(query)", "(ms, i)"), "ties"),
