@@ -64,15 +64,22 @@ def named(source: str, package: str) -> set[str]:
     return {f for f in found if f == "*" or f.partition(".")[0] == "rap_analyzer"}
 
 
+def with_data(module: Path) -> bytes:
+    "A module, and the files beside it that it names (weights, tables)."
+    code = module.read_bytes()
+    data = [p for p in sorted(module.parent.iterdir()) if p.is_file() and p.suffix != ".py" and p.name.encode() in code]
+    return code + b"".join(sha256(p.read_bytes()).digest() for p in data)
+
+
 class Ground:
     "What results rest on: the package's modules and who imports whom, migrations, locked versions, settings, Python."
     def __init__(self, root: Path, profile: str):
         self.base = environment_hash(root, profile)
         files = {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p
                  for p in root.glob("rap_analyzer/**/*.py") if "migrations" not in p.parts and p.name != "_modidx.py"}
-        self.code = {name: p.read_bytes() for name, p in files.items()}
+        self.code = {name: with_data(p) for name, p in files.items()}
         self.imports = {name: named(text.decode(), name if files[name].stem == "__init__" else name.rpartition(".")[0]) - {name}
-                        for name, text in self.code.items()}
+                        for name, text in ((name, p.read_bytes()) for name, p in files.items())}
 
     def under(self, start: set[str]) -> set[str]:
         "These modules and all that they rest on; everything for `*`."

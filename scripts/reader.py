@@ -136,7 +136,7 @@ def syllables_right(p: list[np.ndarray], written: list[str], words: list[str], r
 def main() -> None:
     "The command."
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=11)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--reach", type=int, default=8, help="letters on either side")
     parser.add_argument("--out", type=Path, default=HERE / "english.npz")

@@ -108,6 +108,13 @@ def test_a_result_depends_on_text_package_lock_and_profile(house, monkeypatch):
     (house / "rap_analyzer/__pycache__").mkdir()
     (house / "rap_analyzer/__pycache__/b.pyc").write_text("?")
     assert not changed()
+    weights = house / "rap_analyzer/weights.json"
+    weights.write_text("[1]")
+    assert not changed()                                                # nobody names it ...
+    (house / "rap_analyzer/core.py").write_text((house / "rap_analyzer/core.py").read_text() + "FILE = 'weights.json'\n")
+    assert changed() and not changed()
+    weights.write_text("[2]")
+    assert changed() and not changed()                                  # ... and now it is read
 
 
 def test_notebooks_are_chosen_by_name_stem_or_path(house):
