@@ -459,7 +459,7 @@ def test_every_way_that_uses_an_index_passes(servers, statements):
     ([INNER.replace(" LIMIT", " DESC LIMIT")], "sign"), (["SET random_page_cost = 1", COSINE], "force"),
     (["CREATE INDEX x ON practice_tracks USING hnsw (embedding vector_cosine_ops) WITH (m = 4, ef_construction = 8)",
       COSINE.replace("LIMIT 10", "")], "all"),
-    (["SET hnsw.ef_search = 1", INNER.replace("ORDER", "WHERE id > 100 ORDER")], ""), (["SET hnsw.ef_search = 99", COSINE], "dial"),
+    (["SET hnsw.ef_search = 1", INNER.replace("ORDER", "WHERE id > 100 ORDER")], ""), (["SET hnsw.ef_search = 99", COSINE], ""),
     (["/*+ IndexScan(practice_tracks practice_ip) */ " + COSINE], "force"), ([COSINE.replace("<=>", "<#>") + " OFFSET 1"], "rows"),
     ([COSINE.replace(" LIMIT", " DESC LIMIT")], "sign"), ([COSINE.replace("%(q)s LIMIT", "%(q)s, id LIMIT")], "limit"),
     ([COSINE.replace("embedding <=> %(q)s", "cosine_distance(embedding, %(q)s)")], "function"),
