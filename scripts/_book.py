@@ -64,22 +64,21 @@ def named(source: str, package: str) -> set[str]:
     return {f for f in found if f == "*" or f.partition(".")[0] == "rap_analyzer"}
 
 
-def with_data(module: Path) -> bytes:
-    "A module, and the files beside it that it names (weights, tables)."
-    code = module.read_bytes()
-    data = [p for p in sorted(module.parent.iterdir()) if p.is_file() and p.suffix != ".py" and p.name.encode() in code]
-    return code + b"".join(sha256(p.read_bytes()).digest() for p in data)
-
-
 class Ground:
     "What results rest on: the package's modules and who imports whom, migrations, locked versions, settings, Python."
     def __init__(self, root: Path, profile: str):
         self.base = environment_hash(root, profile)
         files = {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p
                  for p in root.glob("rap_analyzer/**/*.py") if "migrations" not in p.parts and p.name != "_modidx.py"}
-        self.code = {name: with_data(p) for name, p in files.items()}
+        self.data = {p.name: sha256(p.read_bytes()).digest() for p in sorted(root.glob("rap_analyzer/**/*"))
+                     if p.is_file() and p.suffix not in (".py", ".pyc")}  # weights and tables
+        self.code = {name: (code := p.read_bytes()) + self.read_by(code) for name, p in files.items()}
         self.imports = {name: named(text.decode(), name if files[name].stem == "__init__" else name.rpartition(".")[0]) - {name}
                         for name, text in ((name, p.read_bytes()) for name, p in files.items())}
+
+    def read_by(self, text: bytes) -> bytes:
+        "The fingerprints of the weights and tables that a text names."
+        return b"".join(digest for name, digest in self.data.items() if name.encode() in text)
 
     def under(self, start: set[str]) -> set[str]:
         "These modules and all that they rest on; everything for `*`."
@@ -104,7 +103,7 @@ def fingerprint(path: Path, ground: Ground) -> str:
         for c in json.loads(text)["cells"]:
             lines = "".join(c["source"]).splitlines() if c["cell_type"] == "code" else []
             used |= named("\n".join(x for x in lines if x.lstrip()[:1] not in ("%", "!")), "")
-    return sha256(ground.of(used).encode() + b"".join(texts)).hexdigest()
+    return sha256(ground.of(used).encode() + b"".join(text + ground.read_by(text) for text in texts)).hexdigest()
 
 
 def records(root: Path) -> dict:

@@ -2,7 +2,7 @@
 
 `scripts/reader.py` takes the table `english.z`, sets one word in twenty aside (`held`), finds which letters of the others make
 which phones, and trains three layers to say what the middle one of seventeen letters sounds like. It writes `english.npz` (8-bit
-weights) and prints how many of the words set aside get the right number of syllables. About a quarter of an hour on one core;
+weights) and prints how many of the words set aside get the right number of syllables. About twenty minutes on one core;
 `--epochs 1 --hidden 32 --out try.npz` is a quick try.
 """
 import argparse
