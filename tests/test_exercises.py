@@ -534,7 +534,7 @@ def test_every_way_to_the_other_remixes_passes(servers, statements):
     (["DROP INDEX practice_ip", REMIX], "built"), (["CREATE INDEX mine ON practice_tracks (remix)", REMIX], "built"),
     ([REMIX.replace("WHERE remix ", "")], "fill"), ([REMIX.replace("<#>", "<=>") + " OFFSET 3"], ""),
     (["SELECT id FROM practice_tracks WHERE remix AND %(q)s IS NOT NULL LIMIT 10"], "any"),
-    (["SELECT id FROM (SELECT * FROM practice_tracks ORDER BY embedding <#> %(q)s LIMIT 500) a WHERE remix LIMIT 10"], "later"),
+    (["SELECT id FROM (SELECT * FROM practice_tracks ORDER BY embedding <#> %(q)s LIMIT 500) a WHERE remix LIMIT 10"], "handed"),
     (["SELECT id FROM practice_tracks WHERE false AND %(q)s IS NOT NULL"], ""),
 ])
 def test_beliefs_about_the_other_remixes(servers, statements, belief):
