@@ -323,7 +323,7 @@ GOOD = {"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t
       "    tracks = await search(user_id)\n    if time.monotonic() - start > LIMIT_S: raise TimeoutError\n"
       "    ids = [t['id'] for t in best(tracks)]\n    cache.set(user_id, ','.join(ids), ex=60)\n    return ids"}, "after"),
     ({"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t: t["score"])[-k:]'}, "order"),
-    ({"variant": LEFT, "over_budget": "def over_budget(c, ms):\n    return ms > BUDGET_MS.get(c, 0)"}, "zero"),
+    ({"variant": LEFT, "over_budget": "def over_budget(c, ms):\n    return ms > BUDGET_MS.get(c, 0)"}, "strict"),
     ({"best": 'def best(tracks, k=10):\n    tracks.sort(key=lambda t: -t["score"])\n    return tracks[:k]'}, ""),
     ({"timed": "def timed(f): return f"}, ""),
 ])
@@ -373,6 +373,17 @@ def changed(code, *pairs):
     ("recommend", [("    tracks = " + ASK, "    while True:\n        try: tracks = await asyncio.wait_for(search(user_id), "
         "LIMIT_S); "
                     "break\n        except TimeoutError: pass")], "retry", "asked again"),
+    ("recommend", [("tracks = " + ASK, "task = asyncio.ensure_future(search(user_id))\n"
+                    "    if not (await asyncio.wait({task}, timeout=LIMIT_S))[0]: raise TimeoutError\n    tracks = task.result()")],
+     "goes_on", "goes on"),
+    ("recommend", [("tracks = " + ASK, "task = asyncio.ensure_future(search(user_id))\n"
+                    "    if not (await asyncio.wait({task}, timeout=LIMIT_S))[0]:\n        task.cancel()\n        return []\n"
+                    "    tracks = task.result()")], None, "best, waits, p95"),
+    ("recommend", [("tracks = " + ASK, "try: tracks = await asyncio.wait_for(search(user_id), LIMIT_S)\n"
+                    "    except Exception: return []")], "swallowed", "reaches the caller"),
+    ("recommend", [(SET, IN_A_THREAD[1].removeprefix("await "))], "unawaited", "never awaited"),
+    ("best", "from time import time\nlook = ask = seen = tried = None\ndef best(tracks, k=10): "
+     "return sorted(tracks, key=lambda t: -t['score'])[:k * (time() > 0)]", "", "2 of the eight are mended: best, p95"),
     ("timed", [CLOCK, AWAITED], None, "best, timed, p95"),
     ("timed", [CLOCK, ("try: return f(*args)\n        finally: TIMES", "out = await f(*args)\n        TIMES"),
                ("    return wrapper", "        return out\n    return wrapper")], "errors", "0 times in TIMES"),
