@@ -381,7 +381,7 @@ def changed(code, *pairs):
                     "    tracks = task.result()")], None, "best, waits, p95"),
     ("recommend", [("tracks = " + ASK, "try: tracks = await asyncio.wait_for(search(user_id), LIMIT_S)\n"
                     "    except Exception: return []")], "swallowed", "reaches the caller"),
-    ("recommend", [(SET, IN_A_THREAD[1].removeprefix("await "))], "unawaited", "never awaited"),
+    ("recommend", [(GET, IN_A_THREAD[0]), (SET, IN_A_THREAD[1].removeprefix("await "))], "unawaited", "never awaited"),
     ("best", "from time import time\nlook = ask = seen = tried = None\ndef best(tracks, k=10): "
      "return sorted(tracks, key=lambda t: -t['score'])[:k * (time() > 0)]", "", "2 of the eight are mended: best, p95"),
     ("timed", [CLOCK, AWAITED], None, "best, timed, p95"),
