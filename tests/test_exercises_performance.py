@@ -159,9 +159,11 @@ LOCKED = (CACHED + "    v = r.get(key)\n    if v is not None: return v\n    with
 
 @pytest.mark.parametrize("code, belief", [
     (LOCKED.format(", timeout=longest_s", ""), "lost"),
-    ("from time import time, sleep\nfrom secrets import token_bytes as said\nfrom redis.exceptions import LockNotOwnedError as own\n"
+    ("from time import time, sleep\nfrom secrets import token_bytes as said\n"
+     "from redis.exceptions import LockNotOwnedError as own\n"
      "P = r = thread = {}\n" + CACHED + "    end = time() + 60\n    while (v := r.get(key)) is None and time() < end:\n"
-     "        l = r.lock(key + ':l', timeout=longest_s)\n        if not l.acquire(blocking=False): sleep(0.01 * len(said(2))); continue\n"
+     "        l = r.lock(key + ':l', timeout=longest_s)\n"
+     "        if not l.acquire(blocking=False): sleep(0.01 * len(said(2))); continue\n"
      "        try:\n            v = r.get(key)\n            if v is None: v = compute(); r.set(key, v, ex=ttl_s)\n"
      "            return v\n        finally:\n            try: l.release()\n            except own: pass\n    return v", None),
     (LOCKED.format("", ""), "forever"),
@@ -191,8 +193,8 @@ def test_beliefs_about_a_crowd(servers, lab, code, belief):
     ("int(1000 * longest_s)", "int(500 * longest_s)", "short"), ("value, ex=ttl_s", "value, px=ttl_s", "brief"),
     ("        finally:", "        except ValueError: return None\n        finally:", "swallow"), ('f"{key}:lock"', '"lock"',
         "one_for_all"),
-    ("                value = compute()\n", "                value = compute()\n                if r.get(lock) != mine.encode(): raise "
-        "RuntimeError\n", "lost"),
+    ("                value = compute()\n", "                value = compute()\n"
+        "                if r.get(lock) != mine.encode(): raise RuntimeError\n", "lost"),
     ("secrets.token_hex(8)", "'me'", "token"), ("                r.set(key, value, ex=ttl_s)\n", "", ""),
 ])
 def test_a_point_of_the_protocol_that_is_left_out_is_named(servers, lab, old, new, belief):
@@ -250,7 +252,8 @@ IN_SQL = """def per_genre(con, query, k):
 
 @pytest.mark.parametrize("code, belief", [
     (IN_SQL, None),
-    ("import datetime as time\nfrom array import array\nfrom bisect import bisect\nseen, P, con, memory = deque(), 0.95, None, bisect\n"
+    ("import datetime as time\nfrom array import array\nfrom bisect import bisect\n"
+     "seen, P, con, memory = deque(), 0.95, None, bisect\n"
      + (JOB % ("(seen.append(r) or seen.pop() for cur in [con.cursor('x')] for r in cur.execute(query))", "(ms, -i)")).replace(
          "at(c[g])", "at(c[g]) + array('i', [P > 1])[memory([7], 3)]"), None),        # the learner's names stay what they are
     (IN_SQL.replace("_disc", "_cont"), "rank"), (JOB % ("con.execute(query)", "(ms, -i)"), "client"),
