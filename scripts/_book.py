@@ -72,9 +72,10 @@ class Ground:
                  for p in root.glob("rap_analyzer/**/*.py") if "migrations" not in p.parts and p.name != "_modidx.py"}
         self.data = {p.name: sha256(p.read_bytes()).digest() for p in sorted(root.glob("rap_analyzer/**/*"))
                      if p.is_file() and p.suffix not in (".py", ".pyc")}  # weights and tables
-        self.code = {name: (code := p.read_bytes()) + self.read_by(code) for name, p in files.items()}
+        texts = {name: p.read_bytes() for name, p in files.items()}
+        self.code = {name: text + self.read_by(text) for name, text in texts.items()}
         self.imports = {name: named(text.decode(), name if files[name].stem == "__init__" else name.rpartition(".")[0]) - {name}
-                        for name, text in ((name, p.read_bytes()) for name, p in files.items())}
+                        for name, text in texts.items()}
 
     def read_by(self, text: bytes) -> bytes:
         "The fingerprints of the weights and tables that a text names."

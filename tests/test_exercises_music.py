@@ -14,6 +14,19 @@ def rhymes(a, b):
     return x is not None and x==y and o!=q
 '''                                                  # 15.1: from where on, and what stands before, differ
 
+CREWS = """
+import random
+def split(tracks, share, seed):
+    groups = []
+    for t in tracks:
+        mine, ids, rest = set(t["artists"]), [t["id"]], []
+        for names, theirs in groups:
+            if names & mine: mine, ids = mine | names, ids + theirs
+            else: rest.append((names, theirs))
+        groups = [*rest, (mine, ids)]
+"""
+
+
 CASES = [
     ("15.1", "letters", """
 def rhymes(a, b):
@@ -273,16 +286,7 @@ def split(tracks, share, seed):
         if len(out)+len(g)<=share*len(tracks): out+=g
     return out
 """),
-    ("14.2", "largest", """
-import random
-def split(tracks, share, seed):
-    groups = []
-    for t in tracks:
-        mine, ids, rest = set(t["artists"]), [t["id"]], []
-        for names, theirs in groups:
-            if names & mine: mine, ids = mine | names, ids + theirs
-            else: rest.append((names, theirs))
-        groups = [*rest, (mine, ids)]
+    ("14.2", "largest", CREWS + """\
     random.Random(seed).shuffle(groups)
     groups.sort(key=lambda g: len(g[1]), reverse=True)
     out = []
@@ -290,32 +294,14 @@ def split(tracks, share, seed):
         if len(out) + len(ids) <= share * len(tracks): out += ids
     return out
 """),
-    ("14.2", "run", """
-import random
-def split(tracks, share, seed):
-    groups = []
-    for t in tracks:
-        mine, ids, rest = set(t["artists"]), [t["id"]], []
-        for names, theirs in groups:
-            if names & mine: mine, ids = mine | names, ids + theirs
-            else: rest.append((names, theirs))
-        groups = [*rest, (mine, ids)]
+    ("14.2", "run", CREWS + """\
     order = sorted(groups, key=lambda g: hash((seed, *sorted(g[0]))))
     out = []
     for _, ids in order:
         if len(out) + len(ids) <= share * len(tracks): out += ids
     return out
 """),
-    ("14.2", "busy", """
-import random
-def split(tracks, share, seed):
-    groups = []
-    for t in tracks:
-        mine, ids, rest = set(t["artists"]), [t["id"]], []
-        for names, theirs in groups:
-            if names & mine: mine, ids = mine | names, ids + theirs
-            else: rest.append((names, theirs))
-        groups = [*rest, (mine, ids)]
+    ("14.2", "busy", CREWS + """\
     most = max(len(ids) for _, ids in groups)
     out = []
     random.Random(seed).shuffle(groups)
@@ -337,16 +323,7 @@ def split(tracks, share, seed):
         out += [t["id"] for t in tracks if t["artists"][0] in group]
     return out
 """),
-    ("14.2", "", """
-import random
-def split(tracks, share, seed):
-    groups = []
-    for t in tracks:
-        mine, ids, rest = set(t["artists"]), [t["id"]], []
-        for names, theirs in groups:
-            if names & mine: mine, ids = mine | names, ids + theirs
-            else: rest.append((names, theirs))
-        groups = [*rest, (mine, ids)]
+    ("14.2", "", CREWS + """\
     best = []
     for k in range(20):
         random.Random(seed * 20 + k).shuffle(groups)
