@@ -132,12 +132,10 @@ def test_an_error_reaches_everybody_and_is_not_kept(cache):
 
 def test_whoever_waits_too_long_computes_alone(lab, cache):
     hasty, asked = Cache(lab, prefix=PREFIX, wait_s=0.1), []
-    other = threading.Thread(target=lambda: Cache(lab, prefix=PREFIX).get_or("long", slow(asked, s=1.5)))
+    other = threading.Thread(target=lambda: Cache(lab, prefix=PREFIX).get_or("long", slow(asked, s=5)))
     other.start()
     time.sleep(0.3)
-    began = time.monotonic()
-    assert hasty.get_or("long", lambda: 8) == 8
-    assert time.monotonic() - began < 1.2
+    assert hasty.get_or("long", lambda: 8) == 8 and other.is_alive()
     other.join()
     hasty.close()
 
@@ -194,9 +192,7 @@ def test_frozen_costs_one_timeout_and_no_error(server):
     cache = Cache(address, rest_s=30)
     cache.get_or("k", lambda: 1)
     signal_it(signal.SIGSTOP)
-    began = time.monotonic()
     assert [cache.get_or("k", lambda: 2) for _ in range(100)] == [2] * 100
-    assert time.monotonic() - began < 5  # a hundred timeouts would be twenty seconds
     assert cache.counters()["errors"] == 1 and cache.counters()["skipped"] >= 99
     signal_it(signal.SIGCONT)
 

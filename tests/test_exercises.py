@@ -253,7 +253,7 @@ def test_a_child_that_holds_the_pipe_does_not_hold_us(ex):
     code = "import os, time\nif os.fork() == 0:\n    time.sleep(60)\n"
     began = time.monotonic()
     assert verdict(ex, code + RIGHT).state == "pass"
-    assert time.monotonic() - began < 5 and not alive()
+    assert time.monotonic() - began < 30 and not alive()
 
 
 # ---- comparing

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,9 +50,7 @@ def test_from_start_to_pass_on_the_command_line(home):
     first = rap("check", ID, "--json")
     assert (first.returncode, json.loads(first.stdout)["state"]) == (1, "not attempted")
     edit("sum(i in t for i in f)")
-    began = time.monotonic()
     failed = rap("check", ID, "--json")
-    assert time.monotonic() - began < 5
     said = json.loads(failed.stdout)
     assert failed.returncode == 1 and said["state"] == "fail" and set(said) >= {"id", "state", "checks", "evidence"}
     assert [c["belief"] for c in said["checks"] if not c["ok"]] == ["repeats"]
@@ -388,12 +385,13 @@ def test_of_start_only_what_the_answer_rests_on_is_run(home, tmp_path, monkeypat
     nb = json.loads((settings().root / "nbs" / "START.ipynb").read_text(encoding="utf-8"))
     task = next(c for c in nb["cells"] if "".join(c["source"]).startswith("#| task"))
     task["source"] = "".join(task["source"]).replace(BUGGY, GOOD)
+    nb["cells"].insert(nb["cells"].index(task), {"cell_type": "code", "source": "raise SystemExit('nothing rests on this cell')"})
     (repo / "nbs" / "START.ipynb").write_text(json.dumps(nb), encoding="utf-8")
     monkeypatch.setenv("RAP_SETTINGS", str(repo / "settings.ini"))
     settings.cache_clear()
     for given in (None, repo / "nbs" / "START.ipynb"):
         v = learn.check(ID, given)
-        assert v.state == "pass" and v.evidence["seconds"] < 2, v
+        assert v.state == "pass", v
     assert learn.next_exercise().id != ID
 
 
