@@ -659,7 +659,7 @@ def ruled(
     sentence = [words(f"{ex.id}.rule.{[*share].index(r)}", r) for r in order]
     more = [words("fail.other", rule=sentence[1])] if len(order) > 1 and share[order[1]] > 0.5 else []
     example = next(f for f, s in zip(found, rules, strict=True) if f and s == order[0])
-    return belief, example, told if belief else [words("fail.rule", rule=sentence[0]), *more, *told]
+    return belief, example, [words("fail.rule", rule=sentence[0]), *([] if belief else more), *told]
 
 # %% ../nbs/03_exercises.ipynb #2f20886d
 def about_belief(ex: Exercise, belief: str, sure: bool = True) -> str:

@@ -640,7 +640,7 @@ def test_a_router_that_looks_at_the_first_place_is_told_so(measure):
 def test_beliefs_about_recall(ex, body, belief):
     v = verdict(ex, f"def recall(found, true):\n    {body}")
     assert v.state == "fail" and beliefs(v) == {belief}, v
-    assert ("It hangs on this rule of the task:" in said(v)) != bool(belief) and "expected " in said(v), v
+    assert "It hangs on this rule of the task:" in said(v) and "expected " in said(v), v
 
 
 def test_the_template_is_an_exercise(tmp_path):
