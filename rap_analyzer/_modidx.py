@@ -136,6 +136,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'rap_analyzer.exercises.load_exercise': ( 'exercises.html#load_exercise',
                                                                                   'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.map_differs': ('exercises.html#map_differs', 'rap_analyzer/exercises.py'),
+                                        'rap_analyzer.exercises.only_to_look_at': ( 'exercises.html#only_to_look_at',
+                                                                                    'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.plain': ('exercises.html#plain', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.program': ('exercises.html#program', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.question': ('exercises.html#question', 'rap_analyzer/exercises.py'),

@@ -9,7 +9,8 @@ __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_STAY', 'CH
            'plain', 'akin', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of',
            'explain_answers', 'judge_function', 'call', 'question', 'alike', 'strange', 'believed', 'ruled',
            'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history',
-           'judge', 'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'judged', 'verify', 'lint', 'stub']
+           'judge', 'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'only_to_look_at', 'judged', 'verify',
+           'lint', 'stub']
 
 # %% ../nbs/03_exercises.ipynb #4bf42440
 import ast
@@ -50,6 +51,8 @@ MESSAGES = {
     "error.time": "Your code had not finished after {seconds:g} s and was ended. Is there a loop that never meets its condition?",
     "error.early": "Cell {cell} ({source}) comes before your answer. It had {had:.1f} s of the {seconds:g} s there are and was not "
                    "done. Put `#| look` on top of it if your answer can do without it.",
+    "note.look": "{name} is made in a cell that is only there to look at, and a check does not run those: make it, or import it, "
+                 "in your answer.",
     "note.early": "Your answer was not reached: this does not count as an attempt.",
     "error.memory": "Your code wanted more than {memory_mb} MB of memory. What does it keep that it does not need?",
     "error.exit": "Your code ended the program (exit {code}) before it had answered. Take the call of exit away.",
@@ -171,6 +174,7 @@ class Exercise:
     slug: str
     title: str
     given: tuple[str, ...]  # the code cells that come before the task and are run with it
+    looks: tuple[str, ...] = ()  # those that are only there to look at
     solution: str
     stub: str
     checker: str
@@ -206,10 +210,10 @@ def load_exercise(path: Path) -> Exercise:
     except (ValueError, SyntaxError) as e: raise bad(str(e)) from None
     wrong, wrong_again = ({w[0]: (w[-1], c.text) for c in cells if c.directive[0] == which and (w := c.directive[1] or ["unnamed"])}
                           for which in ("wrong", "wrong_again"))
-    given = tuple(c.text for c in cells[:cells.index(task)] if c.kind == "code" and not c.directive[0])
+    def code(which): return tuple(c.text for c in cells[:cells.index(task)] if c.kind == "code" and c.directive[0] == which)
     title = cells[0].text.partition("\n")[0].removeprefix("# ")
-    try: return Exercise(id=named[0], slug=Path(path).stem, title=title, given=given, solution=solution, stub=stub, wrong=wrong,
-                         wrong_again=wrong_again, checker=one("checker").text, again=again[0], **said)
+    try: return Exercise(id=named[0], slug=Path(path).stem, title=title, given=code(""), looks=code("look"), solution=solution,
+                         stub=stub, wrong=wrong, wrong_again=wrong_again, checker=one("checker").text, again=again[0], **said)
     except TypeError as e: raise bad(str(e).replace("Exercise.__init__()", "its cells")) from None
 
 # %% ../nbs/03_exercises.ipynb #ab4c8908
@@ -789,7 +793,7 @@ def judge(
     if "trial" in own and all(c.ok for c in checks):
         checks += judged(ex, own["trial"](partial(run_behind, cells), random.Random(seed), evidence))
     if cases: evidence |= {"questions": len(cases), "fresh": fresh}
-    return Verdict(ex.id, "pass" if all(c.ok for c in checks) else "fail", tuple(checks), evidence)
+    return Verdict(ex.id, "pass" if all(c.ok for c in checks) else "fail", tuple(only_to_look_at(ex, checks)), evidence)
 
 # %% ../nbs/03_exercises.ipynb #2be0fcdb
 def run_behind(
@@ -828,10 +832,19 @@ def failed_to_run(ex: Exercise, out: Outcome, trace: bool) -> Verdict:
         said += "\n" + words("printed", printed=short(out.printed.strip()[:300], 300))
     early = {"early": True} if out.about.get("early") else {}
     kind = {"type": out.about["type"]} if "type" in out.about else {}
-    return Verdict(ex.id, "error", (Check(words("check.runs"), False, said),), {"error": out.error} | kind | early,
+    checks = only_to_look_at(ex, [Check(words("check.runs"), False, said)])
+    return Verdict(ex.id, "error", tuple(checks), {"error": out.error} | kind | early,
                    note=words("note.early") if early else "", trace=out.about.get("trace", "") if trace else "")
 
 # %% ../nbs/03_exercises.ipynb #fcd52302
+def only_to_look_at(ex: Exercise, checks: Sequence[Check]) -> Iterator[Check]:
+    "The checks; one that misses a name which only a cell to look at makes says so."
+    made = {n for code in ex.looks for n in _names(code)[0]}
+    for c in checks:
+        lost = [] if c.ok else [n for n in re.findall(r"name '(\w+)' is not defined", c.message) if n in made]
+        yield Check(c.name, c.ok, c.message + f" {words('note.look', name=lost[0])}", c.belief) if lost else c
+
+
 def judged(ex: Exercise, checks: Iterator[Check]) -> Iterator[Check]:
     "What an exercise's own judge found, with words about the beliefs that it recognised."
     for c in checks:

@@ -643,6 +643,14 @@ def test_beliefs_about_recall(ex, body, belief):
     assert "It hangs on this rule of the task:" in said(v) and "expected " in said(v), v
 
 
+@pytest.mark.parametrize("code, says", [("NIGHT_INDEX", True), ("def night(*_): return NIGHT_INDEX\nnight()", True), ("NIGHTS", False)])
+def test_a_name_that_only_a_look_makes_is_explained(code, says):
+    ex = exercise("25.1")
+    v = judge(ex, [(1, f"{ex.given[0] if ex.given else ''}\n{code}")])
+    assert v.state == "error" and "is not defined" in said(v)
+    assert ("NIGHT_INDEX is made in a cell that is only there to look at" in said(v)) is says, v
+
+
 def test_the_template_is_an_exercise(tmp_path):
     path = tmp_path / "00_template.ipynb"
     path.write_text((settings().root / "exercises" / "solutions" / "_template.ipynb").read_text(encoding="utf-8"))
