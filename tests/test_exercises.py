@@ -643,7 +643,8 @@ def test_beliefs_about_recall(ex, body, belief):
     assert "It hangs on this rule of the task:" in said(v) and "expected " in said(v), v
 
 
-@pytest.mark.parametrize("code, says", [("NIGHT_INDEX", True), ("def night(*_): return NIGHT_INDEX\nnight()", True), ("NIGHTS", False)])
+@pytest.mark.parametrize("code, says", [
+    ("NIGHT_INDEX", True), ("def night(*_): return NIGHT_INDEX\nnight()", True), ("NIGHTS", False)])
 def test_a_name_that_only_a_look_makes_is_explained(code, says):
     ex = exercise("25.1")
     v = judge(ex, [(1, f"{ex.given[0] if ex.given else ''}\n{code}")])
