@@ -10,7 +10,7 @@ __all__ = ['app', 'lab_app', 'bench_app', 'adr_app', 'learn_app', 'drill_app', '
            'learn_check', 'learn_hint', 'learn_solution', 'learn_again', 'learn_reset', 'learn_next', 'learn_progress',
            'learn_export', 'learn_import', 'learn_verify_all', 'drill_list', 'drill_start', 'drill_status',
            'drill_check', 'drill_stop', 'drill_postmortem', 'claim_port', 'claim_both', 'serve', 'ask_guess',
-           'measure_first', 'tell', 'first', 'open_lab', 'wait_for']
+           'measure_first', 'tell', 'first', 'open_lab', 'first_page', 'wait_for']
 
 # %% ../nbs/99_cli.ipynb #c09bdc42
 import json
@@ -571,7 +571,7 @@ def open_lab() -> None:
     try:
         wait_for(f"http://127.0.0.1:{cfg.api.port}/health/live", children)
         wait_for(f"http://127.0.0.1:{cfg.jupyter.port}/api", children)
-        book = f"http://127.0.0.1:{cfg.jupyter.port}/lab/tree/nbs/START.ipynb?token={token}"
+        book = f"http://127.0.0.1:{cfg.jupyter.port}/lab/tree/{first_page()}?token={token}"
         typer.echo(f"\nhome page   http://127.0.0.1:{cfg.api.port}/\nJupyterLab  {book}\n\nCtrl-C ends both.")
         while all(c.poll() is None for c in children): time.sleep(0.5)
         raise LabError(f"a server ended; see {log.name}.")
@@ -582,6 +582,13 @@ def open_lab() -> None:
             except subprocess.TimeoutExpired: c.kill()
 
 # %% ../nbs/99_cli.ipynb #32411c69
+def first_page() -> str:  # below the folder that JupyterLab shows
+    "The learner's START; the chapter itself where the lab lies outside of that folder."
+    from rap_analyzer.learn import own_start, own_start_at
+    root, own = settings().root.resolve(), own_start_at().resolve()
+    return (own_start().resolve() if own.is_relative_to(root) else root / "nbs" / own.name).relative_to(root).as_posix()
+
+
 def wait_for(address: str, children: list[subprocess.Popen], patience_s: float = 60) -> None:
     "Wait until an address answers; LabError if it does not, or if a server ended."
     from urllib.error import URLError

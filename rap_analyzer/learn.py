@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MESSAGES', 'PAGE', 'Event', 'seal_of', 'parse_event', 'events', 'note', 'Standing', 'standing', 'offer',
-           'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'chapter_of', 'needed', 'session', 'file_of',
-           'attempt_of', 'turn', 'case', 'check', 'give_hint', 'give_solution', 'put_on_again', 'order', 'next_text',
-           'next_exercise', 'overview', 'overview_text', 'Guessed', 'guesses', 'guess_line', 'guess_plot',
-           'progress_page', 'export_progress', 'import_progress', 'form', 'catalog', 'translations', 'verify_all']
+           'merge_cells', 'copy_of', 'start', 'short_path', 'reset', 'own_start_at', 'own_start', 'chapter_of',
+           'needed', 'session', 'file_of', 'attempt_of', 'turn', 'case', 'check', 'give_hint', 'give_solution',
+           'put_on_again', 'order', 'next_text', 'next_exercise', 'overview', 'overview_text', 'Guessed', 'guesses',
+           'guess_line', 'guess_plot', 'progress_page', 'export_progress', 'import_progress', 'form', 'catalog',
+           'translations', 'verify_all']
 
 # %% ../nbs/04_learn.ipynb #655d9805
 import fcntl
@@ -222,6 +223,21 @@ def reset(name: str, home: Path | None = None) -> str:  # what happened, in word
     note(exercise(name).id, "reset", home)
     return words("reset.done", file=short_path(file), old=short_path(old))
 
+# %% ../nbs/04_learn.ipynb #7b02ff09
+def own_start_at(home: Path | None = None) -> Path:
+    "Where the learner's START is, or will be."
+    return Path(home or settings().home) / "START.ipynb"
+
+
+def own_start(home: Path | None = None) -> Path:  # the file
+    "Give the learner a START of their own, or bring theirs up to date."
+    file, chapters = own_start_at(home), settings().root / "nbs"
+    kept, to = file.parent / "exercises" / ".base" / file.name, os.path.relpath(chapters, file.parent)
+    today = re.sub(r"\]\((?=[\w-]+\.ipynb)", f"]({to}/", (chapters / file.name).read_text(encoding="utf-8"))
+    if not file.exists(): _save(file, today), _save(kept, today)
+    elif not kept.exists() or kept.read_text(encoding="utf-8") != today: _update(file, kept, today)
+    return file
+
 # %% ../nbs/04_learn.ipynb #5f87e9a8
 MESSAGES |= {
     "note.file": "What was read: {file}.",
@@ -235,9 +251,10 @@ MESSAGES |= {
 }
 
 
-def chapter_of(name: str) -> tuple[Path, str] | None:  # the notebook, and the heading
-    "The chapter in which a task stands as well, if there is one: 21.1 in START."
-    for file in sorted((settings().root / "nbs").glob("*.ipynb")):
+def chapter_of(name: str, home: Path | None = None) -> tuple[Path, str] | None:  # the notebook, and the heading
+    "The chapter in which a task stands as well, if there is one: 21.1 in START, the learner's own if they have it."
+    own = own_start_at(home)
+    for file in [own] * own.exists() + sorted((settings().root / "nbs").glob("*.ipynb")):
         if f"#| task {name}" not in file.read_text(encoding="utf-8"): continue
         heading = file.stem
         for c in read(file):
@@ -263,7 +280,7 @@ def file_of(name: str, notebook: Path | None, home: Path | None) -> Path:
     "Where an attempt is read that no kernel has run: the file that is named, the copy, or the chapter that holds the task."
     file = Path(notebook) if notebook else copy_of(name, home)
     if notebook or file.exists(): return file
-    if not (held := chapter_of(name)): raise LabError(words("copy.none", id=name))
+    if not (held := chapter_of(name, home)): raise LabError(words("copy.none", id=name))
     return held[0]
 
 
@@ -275,7 +292,7 @@ def attempt_of(name: str, notebook: Path | None, home: Path | None) -> tuple[lis
         which = "again" if "again" in asked else "task"
         return engine.program(engine.from_history([c.text for c in cells], name, which), name, which), which == "again"
     cells = read(file := file_of(name, notebook, home))
-    if file.resolve().parent == settings().root / "nbs": cells = needed(cells, name)
+    if file.resolve().parent == settings().root / "nbs" or file.name == "START.ipynb": cells = needed(cells, name)
     which = "again" if any(c.directive == ("again", [name]) for c in cells) else "task"
     return engine.program(cells, name, which), which == "again"
 
@@ -393,7 +410,7 @@ def next_text(path: str | None = None, home: Path | None = None) -> str:
     "What to do next, and how: in a chapter where the task stands in one and no copy was made, else in a copy."
     ex = next_exercise(path, home)
     if not ex: return words("next.none")
-    if copy_of(ex.id, home).exists() or not (held := chapter_of(ex.id)):
+    if copy_of(ex.id, home).exists() or not (held := chapter_of(ex.id, home)):
         told = [short_path(f) for f in sorted((settings().root / "nbs").glob(f"{ex.id.split('.')[0]}_*.ipynb"))]
         read_first = words("next.read", file=told[0]) if told else ""
         return words("next.is", id=ex.id, title=ex.title, minutes=ex.minutes, chapter=read_first)

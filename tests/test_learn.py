@@ -377,6 +377,25 @@ def test_next_and_check_know_that_start_holds_the_first_exercise(home):
     assert learn.next_text().startswith(f"21.1  {exercise(ID).title}")
 
 
+def test_start_is_the_learners_own_copy_and_moves_on_with_the_course(home):
+    chapter = settings().root / "nbs" / "START.ipynb"
+    was, own = chapter.read_bytes(), learn.own_start()
+    links = re.findall(r"\]\(([^)]+\.ipynb)\)", own.read_text(encoding="utf-8"))
+    assert own.parent == home and len(links) > 3 and all((home / x).resolve().is_relative_to(chapter.parent) for x in links)
+    assert all((home / x).exists() for x in links)
+    text = own.read_text(encoding="utf-8")
+    own.write_text(text.replace(BUGGY, GOOD), encoding="utf-8")
+    assert "START.ipynb" in learn.next_text() and str(chapter) not in learn.next_text()
+    base = home / "exercises" / ".base" / own.name
+    base.write_text(text.replace("Press play if you like", "Press it"), encoding="utf-8")  # so the course was when they began
+    assert learn.own_start() == own and GOOD in own.read_text(encoding="utf-8") and "Press play" in own.read_text(encoding="utf-8")
+    again = own.read_bytes()
+    assert learn.own_start().read_bytes() == again
+    checked = rap("check", ID)
+    assert checked.returncode == 0 and checked.stdout.startswith("21.1  pass"), checked
+    assert rap("check", ID, "--notebook", str(own)).returncode == 0 and chapter.read_bytes() == was
+
+
 def test_of_start_only_what_the_answer_rests_on_is_run(home, tmp_path, monkeypatch):
     repo = tmp_path / "repo"
     (repo / "nbs").mkdir(parents=True)
