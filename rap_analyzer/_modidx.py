@@ -119,8 +119,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'rap_analyzer.exercises.drawn': ('exercises.html#drawn', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.exercise': ('exercises.html#exercise', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.exercises': ('exercises.html#exercises', 'rap_analyzer/exercises.py'),
-                                        'rap_analyzer.exercises.explain_answers': ( 'exercises.html#explain_answers',
-                                                                                    'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.failed_to_run': ( 'exercises.html#failed_to_run',
                                                                                   'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.from_history': ('exercises.html#from_history', 'rap_analyzer/exercises.py'),

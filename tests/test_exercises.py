@@ -13,9 +13,9 @@ from rap_analyzer import exercises
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.exercises import (
     MARK,
+    believed,
     differs,
     exercise,
-    explain_answers,
     from_history,
     judge,
     lint,
@@ -286,10 +286,10 @@ def recall(found, true):
     assert unknown.checks[-1].belief == "" and "by hand" in said(unknown)
 
 
-def test_explaining_prefers_the_rival_that_agrees_everywhere():
+def test_a_belief_is_asserted_only_where_it_agrees_everywhere():
     got, truth = [["int", 1], ["int", 5]], [0, 5]
-    assert explain_answers(got, truth, {"a": [[1, 4]], "b": [[1, 5]], "c": [[2, 2]]}) == ("b", 1.0)
-    assert explain_answers([["int", 9]], [0], {"a": [[...]]})[1] == 0
+    assert believed(got, truth, {"a": [[1, 4]], "b": [[1, 5]], "c": [[2, 2]]}) == "b"
+    assert believed(got, truth, {"a": [[1, 4]], "c": [[2, 2]]}) == believed([["int", 9]], [0], {"a": [[...]]}) == ""
 
 
 def test_a_seed_repeats_the_questions(ex):
