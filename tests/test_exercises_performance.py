@@ -104,6 +104,10 @@ def test_a_cache_that_misses_nothing_is_asked_for_last():
 
 
 @pytest.mark.parametrize("old, new, belief", [
+    ("5 * hits[best] >= len(trace)", "round(hits[best] / len(trace), 1) >= 0.2", "rounded"),
+    ("    best =", "    hits['lru'] = sum(t in trace[max(0, i - size):i] for i, t in enumerate(trace))\n    best =", "window"),
+    ("best = max(hits, key=hits.get)", "best = 'lfu' if hits['lfu'] > 1.05 * hits['lru'] else 'lru'", ""),
+    ("(asked[t], kept[t])", "asked[t]", "born"), ("(asked[t], kept[t])", "(asked[t], t)", "number"),
     ("(asked[t], kept[t])", "(asked[t], -kept[t])", "tie"), ("best = max(hits, key=hits.get)",
      "best = max(hits, key=lambda p: (hits[p], p == 'lfu'))", "border"),
     ("5 * hits[best] >= len", "5 * hits[best] > len", "border"), ("del kept[out], asked[out]", "del kept[out]", "ever"),
