@@ -293,6 +293,10 @@ SPENT = "r['total_ms'] - was(r, 'total_ms')"
         "past"),
     (BOOKS % ("today", f"({SPENT}) / max(1, r['rows'] - was(r, 'rows'))"), "a_row"),
     (BOOKS % ("today", "r['calls'] / (was(r, 'calls') or r['calls'])"), "growth"),
+    (BOOKS % ("today", "r['mean_ms'] - w.get(r['query'], r)['mean_ms']"), "worse"),
+    (BOOKS % ("today", f"({SPENT}) / (r['calls'] - was(r, 'calls') or 1) - was(r, 'mean_ms')"), "worse"),
+    (BOOKS % ("today", "(r['calls'] - was(r, 'calls')) * r['max_ms']"), "worst"),
+    (BOOKS % ("today", f"({SPENT}) / r['total_ms']"), "growth"),
     (BOOKS % ("today", "r['max_ms'] - was(r, 'max_ms')"), ""),
 ])
 def test_beliefs_about_the_five(servers, code, belief):
