@@ -170,6 +170,11 @@ LOCKED = (CACHED + "    v = r.get(key)\n    if v is not None: return v\n    with
      "        if not l.acquire(blocking=False): sleep(0.01 * len(said(2))); continue\n"
      "        try:\n            v = r.get(key)\n            if v is None: v = compute(); r.set(key, v, ex=ttl_s)\n"
      "            return v\n        finally:\n            try: l.release()\n            except own: pass\n    return v", None),
+    (LOCKED.format(", timeout=longest_s", "").replace("with r.lock(", "l = r.lock(", 1).replace(
+        "        v = r.get(key)\n", "    l.acquire()\n    try:\n        v = r.get(key)\n", 1)
+     + "\n    finally:\n        with r.pipeline() as p:\n            p.watch(key + ':l')\n"
+       "            if p.get(key + ':l') == l.local.token: p.multi(); p.delete(key + ':l')\n"
+       "            try: p.execute()\n            except Exception: pass", None),       # looked at and deleted under WATCH
     (LOCKED.format("", ""), "forever"),
     (LOCKED.format(", timeout=20 * longest_s", ""), "too_long"), (LOCKED.format(", timeout=ttl_s", ""), "as_value"),
     (CACHED + "    with r.lock(key + ':l', timeout=longest_s, sleep=0.02):\n"
