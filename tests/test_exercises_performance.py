@@ -447,6 +447,8 @@ TEXT = "'\\n'.join(lines)"
 
 @pytest.mark.parametrize("code, belief, told", [
     (NIGHT.format(INTO.format(", HEADER"), TEXT, "", ""), "header", "799 of 800"),
+    ("def nightly(lines):\n    return ['INSERT INTO night_tracks (id, title, embedding) VALUES ' + ', '.join(\n"
+     "        f\"({i}, '{t}', '{v}')\" for i, t, v in csv.reader(lines))]", "quoted", "syntax error"),
     (NIGHT.format("COPY night_tracks FROM STDIN (DELIMITER '~')", "'\\n'.join('~'.join(r) for r in csv.reader(lines))", "", ""),
      "text", "of 800"),
     (NIGHT.format(INTO.format(""), TEXT, "", ") WITH (m = 8"), "definition", "another definition"),
