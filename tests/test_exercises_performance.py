@@ -162,7 +162,6 @@ LOCKED = (CACHED + "    v = r.get(key)\n    if v is not None: return v\n    with
 
 
 @pytest.mark.parametrize("code, belief", [
-    (LOCKED.format(", timeout=longest_s", ""), "lost"),
     ("from time import time, sleep\nfrom secrets import token_bytes as said\n"
      "from redis.exceptions import LockNotOwnedError as own\n"
      "P = r = thread = {}\n" + CACHED + "    end = time() + 60\n    while (v := r.get(key)) is None and time() < end:\n"
@@ -170,11 +169,6 @@ LOCKED = (CACHED + "    v = r.get(key)\n    if v is not None: return v\n    with
      "        if not l.acquire(blocking=False): sleep(0.01 * len(said(2))); continue\n"
      "        try:\n            v = r.get(key)\n            if v is None: v = compute(); r.set(key, v, ex=ttl_s)\n"
      "            return v\n        finally:\n            try: l.release()\n            except own: pass\n    return v", None),
-    (LOCKED.format(", timeout=longest_s", "").replace("with r.lock(", "l = r.lock(", 1).replace(
-        "        v = r.get(key)\n", "    l.acquire()\n    try:\n        v = r.get(key)\n", 1)
-     + "\n    finally:\n        with r.pipeline() as p:\n            p.watch(key + ':l')\n"
-       "            if p.get(key + ':l') == l.local.token: p.multi(); p.delete(key + ':l')\n"
-       "            try: p.execute()\n            except Exception: pass", None),       # looked at and deleted under WATCH
     (LOCKED.format("", ""), "forever"),
     (LOCKED.format(", timeout=20 * longest_s", ""), "too_long"), (LOCKED.format(", timeout=ttl_s", ""), "as_value"),
     (CACHED + "    with r.lock(key + ':l', timeout=longest_s, sleep=0.02):\n"
@@ -199,6 +193,14 @@ def test_beliefs_about_a_crowd(servers, lab, code, belief):
 
 
 @pytest.mark.parametrize("old, new, belief", [
+    ("px=int(1000 * longest_s)", "ex=int(longest_s)", "short"), ("time.sleep(0.02)", "time.sleep(longest_s)", "asleep"),
+    ("                value = compute()\n", "                value = compute()\n"
+        "                if r.get(lock) != mine.encode(): continue\n", "others"),
+    ("time.sleep(0.02)", "r.blpop(key + ':d', 9)", "one_wakes"),
+    ("        finally: r.eval(give_back, 1, lock, mine)", "        finally:\n            with r.pipeline() as p:\n"
+        "                p.watch(lock)\n                if p.get(lock) == mine.encode():\n"
+        "                    p.multi(); p.delete(lock)\n                    try: p.execute()\n"
+        "                    except __import__('redis').WatchError: pass", None),                # looked at and deleted, watched
     ("int(1000 * longest_s)", "int(500 * longest_s)", "short"), ("value, ex=ttl_s", "value, px=ttl_s", "brief"),
     ("        finally:", "        except ValueError: return None\n        finally:", "swallow"), ('f"{key}:lock"', '"lock"',
         "one_for_all"),
@@ -210,7 +212,8 @@ def test_a_point_of_the_protocol_that_is_left_out_is_named(servers, lab, old, ne
     right = exercise("24.3").solution.partition("\n")[2]
     assert right.count(old) == 1
     v = hand_in("24.3", right.replace(old, new))
-    assert v.state == "fail" and beliefs(v) <= {"", belief} and belief in beliefs(v), v
+    if belief is None: assert v.state == "pass", v
+    else: assert v.state == "fail" and beliefs(v) <= {"", belief} and belief in beliefs(v), v
 
 
 # ---- 23.1: words or vectors
