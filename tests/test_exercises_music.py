@@ -519,7 +519,7 @@ def drop(rows):
     a,b=s("machine"),s("people")
     return None if a is None or b is None else b-a
 """),
-    ("17.1", "json", """
+    ("17.1", "bare", """
 import numpy as np
 from rap_analyzer.music.analyzers import Analysis, Analyzer, hookimpl
 def bright(clip):
@@ -544,7 +544,7 @@ def bright(clip):
 def analyzers():
     return [Analyzer(name="brightness", version="0.1", contract=1, analyze=bright, limit_s=2)]
 """),
-    ("17.1", "card", """
+    ("17.1", "hook", """
 import numpy as np
 from rap_analyzer.music.analyzers import Analysis, Analyzer, hookimpl
 def bright(clip): return Analysis({"share": 0.1}, 1.0)

@@ -69,7 +69,7 @@ class Analyzer:
 @dataclass(frozen=True)
 class Analysis:
     "What one analyzer found, and how sure it is. A plugin gives value, confidence and warnings; whoever asked fills in the rest."
-    value: dict | None  # JSON; None: nothing, because of `error`, or because there was nothing to look at
+    value: dict | None  # JSON, and from a plugin always a dict; None is ours: it was not asked, or failed (`error`)
     confidence: float = 0.0  # 0..1
     warnings: tuple[str, ...] = ()
     name: str = ""
