@@ -7,10 +7,10 @@ __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_STAY', 'CH
            'KEPT_OUTPUT', 'KEPT_ANSWER', 'MARK', 'Ask', 'KINDS', 'translated', 'words', 'Cell', 'read', 'split_task',
            'literals', 'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'Outcome', 'run_apart', 'kind_of',
            'plain', 'akin', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of',
-           'explain_answers', 'judge_function', 'call', 'question', 'alike', 'strange', 'fitting', 'believed',
-           'speaking', 'ruled', 'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program',
-           'same_code', 'from_history', 'judge', 'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'judged',
-           'verify', 'lint', 'stub']
+           'judge_function', 'call', 'question', 'alike', 'strange', 'fitting', 'believed', 'speaking', 'ruled',
+           'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history',
+           'judge', 'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'only_to_look_at', 'judged', 'verify',
+           'lint', 'stub']
 
 # %% ../nbs/03_exercises.ipynb #4bf42440
 import ast
@@ -51,6 +51,8 @@ MESSAGES = {
     "error.time": "Your code had not finished after {seconds:g} s and was ended. Is there a loop that never meets its condition?",
     "error.early": "Cell {cell} ({source}) comes before your answer. It had {had:.1f} s of the {seconds:g} s there are and was not "
                    "done. Put `#| look` on top of it if your answer can do without it.",
+    "note.look": "{name} is made in a cell that is only there to look at, and a check does not run those: make it, or import it, "
+                 "in your answer.",
     "note.early": "Your answer was not reached: this does not count as an attempt.",
     "error.memory": "Your code wanted more than {memory_mb} MB of memory. What does it keep that it does not need?",
     "error.exit": "Your code ended the program (exit {code}) before it had answered. Take the call of exit away.",
@@ -70,9 +72,7 @@ MESSAGES |= {
     "fail.cases": "{failed} of {n} questions were answered differently than they should be. For example: {example}",
     "fail.seed": "The last questions were drawn at random (seed {seed}).",
     "fail.belief": "That is what one gets who believes that {belief}.",
-    "fail.like": "That is closest to what one gets who believes that {belief}.",
     "fail.experiment": "The smallest experiment that would tell: {experiment}",
-    "fail.unknown": "No belief that we know explains this. Take the example above, and work it out by hand.",
     "pass.cases": "All {n} questions were answered as they should be, {fresh} of them drawn at random a moment ago.",
     "printed": "It also printed: {printed}",
 }
@@ -172,6 +172,7 @@ class Exercise:
     slug: str
     title: str
     given: tuple[str, ...]  # the code cells that come before the task and are run with it
+    looks: tuple[str, ...] = ()  # those that are only there to look at
     solution: str
     stub: str
     checker: str
@@ -207,10 +208,10 @@ def load_exercise(path: Path) -> Exercise:
     except (ValueError, SyntaxError) as e: raise bad(str(e)) from None
     wrong, wrong_again = ({w[0]: (w[-1], c.text) for c in cells if c.directive[0] == which and (w := c.directive[1] or ["unnamed"])}
                           for which in ("wrong", "wrong_again"))
-    given = tuple(c.text for c in cells[:cells.index(task)] if c.kind == "code" and not c.directive[0])
+    def code(which): return tuple(c.text for c in cells[:cells.index(task)] if c.kind == "code" and c.directive[0] == which)
     title = cells[0].text.partition("\n")[0].removeprefix("# ")
-    try: return Exercise(id=named[0], slug=Path(path).stem, title=title, given=given, solution=solution, stub=stub, wrong=wrong,
-                         wrong_again=wrong_again, checker=one("checker").text, again=again[0], **said)
+    try: return Exercise(id=named[0], slug=Path(path).stem, title=title, given=code(""), looks=code("look"), solution=solution,
+                         stub=stub, wrong=wrong, wrong_again=wrong_again, checker=one("checker").text, again=again[0], **said)
     except TypeError as e: raise bad(str(e).replace("Exercise.__init__()", "its cells")) from None
 
 # %% ../nbs/03_exercises.ipynb #ab4c8908
@@ -554,24 +555,6 @@ def answers_of(f: Callable, cases: Sequence[tuple]) -> list:  # one for each cas
         except Exception: out.append(...)
     return out
 
-# %% ../nbs/03_exercises.ipynb #cad849e2
-def explain_answers(
-    got: Sequence[list],  # what came over the wall
-    truth: Sequence[object],  # what should have come
-    rivals: Mapping[str, Sequence[Sequence[object]]],  # belief -> the answers of those who hold it
-    edges: int = 0,  # the first so many questions are the author's: clear cases, which count for themselves as well
-) -> tuple[str, float]:  # the belief that explains most of what is wrong, and which share of it
-    "Whose answers are these?"
-    bad = [bool(differs(g, t, "")) for g, t in zip(got, truth, strict=True)]
-    def score(same: list[bool], n: int) -> float:
-        if not any(bad[:n]): return 0.0
-        return sum(s and b for s, b in zip(same[:n], bad[:n], strict=True)) / sum(bad[:n]) * (0.5 + sum(same[:n]) / n / 2)
-    def explained(rival: Sequence[object]) -> float:
-        same = [r is not ... and not differs(g, r, "") for g, r in zip(got, rival, strict=True)]
-        return max(score(same, len(same)), 0.9 * score(same, edges))
-    best = {belief: max(map(explained, sets)) for belief, sets in rivals.items() if sets}
-    return max(best.items(), key=lambda b: b[1], default=("", 0.0))
-
 # %% ../nbs/03_exercises.ipynb #4b420491
 def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], fresh: int, seed: int) -> Iterator[Check]:
     "The verdict about a function: its answers beside the truth, and the belief that explains them."
@@ -586,15 +569,9 @@ def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], f
     for belief, code in (ex.wrong if "__name__" in own else ex.wrong_again).values():
         rivals.setdefault(belief, []).append(answers_of(space_of("\n".join([*ex.given, code]))[own["name"]], cases))
     for belief, f in own.get("rivals", ()): rivals.setdefault(belief, []).append(answers_of(f, cases))
-    if "rules" in own:
-        belief, example, told = ruled(ex, own["rules"], got, truth, rivals, asked)
-        said = [words("fail.cases", failed=len(wrong), n=len(cases), example=example or min(wrong, key=len)), *told[:-1]]
-        yield Check(name, False, " ".join([*said, words("fail.seed", seed=seed), *told[-1:]]), belief)
-        return
-    belief, share = explain_answers(got, truth, rivals, len(cases) - fresh)
-    said = [words("fail.cases", failed=len(wrong), n=len(cases), example=wrong[0]), words("fail.seed", seed=seed)]
-    belief = belief if share > 0.4 else ""
-    yield Check(name, False, " ".join(said + [about_belief(ex, belief, sure=share > 0.7)]), belief)
+    belief, example, told = ruled(ex, own.get("rules", ()), got, truth, rivals, asked)
+    said = [words("fail.cases", failed=len(wrong), n=len(cases), example=example or min(wrong, key=len)), *told[:-1]]
+    yield Check(name, False, " ".join([*said, words("fail.seed", seed=seed), *told[-1:]]), belief)
 
 
 def call(name: str, args: Sequence[object]) -> str:
@@ -684,12 +661,10 @@ def ruled(
     return belief, found[i], [words("fail.rule", rule=sentence(rules[i])), *more, *told]
 
 # %% ../nbs/03_exercises.ipynb #2f20886d
-def about_belief(ex: Exercise, belief: str, sure: bool = True) -> str:
+def about_belief(ex: Exercise, belief: str) -> str:
     "What is said about a belief: its words, and the experiment that would tell."
-    if not belief: return words("fail.unknown")
     told = {k: words(f"{ex.id}.{belief}.{k}", ex.feedback[belief][k]) for k in ("belief", "experiment")}
-    return (words("fail.belief" if sure else "fail.like", belief=told["belief"]) + " "
-            + words("fail.experiment", experiment=told["experiment"]))
+    return words("fail.belief", belief=told["belief"]) + " " + words("fail.experiment", experiment=told["experiment"])
 
 
 def hint(ex: Exercise, number: int) -> str:
@@ -811,7 +786,7 @@ def judge(
     if "trial" in own and all(c.ok for c in checks):
         checks += judged(ex, own["trial"](partial(run_behind, cells), random.Random(seed), evidence))
     if cases: evidence |= {"questions": len(cases), "fresh": fresh}
-    return Verdict(ex.id, "pass" if all(c.ok for c in checks) else "fail", tuple(checks), evidence)
+    return Verdict(ex.id, "pass" if all(c.ok for c in checks) else "fail", tuple(only_to_look_at(ex, checks)), evidence)
 
 # %% ../nbs/03_exercises.ipynb #2be0fcdb
 def run_behind(
@@ -850,10 +825,19 @@ def failed_to_run(ex: Exercise, out: Outcome, trace: bool) -> Verdict:
         said += "\n" + words("printed", printed=short(out.printed.strip()[:300], 300))
     early = {"early": True} if out.about.get("early") else {}
     kind = {"type": out.about["type"]} if "type" in out.about else {}
-    return Verdict(ex.id, "error", (Check(words("check.runs"), False, said),), {"error": out.error} | kind | early,
+    checks = only_to_look_at(ex, [Check(words("check.runs"), False, said)])
+    return Verdict(ex.id, "error", tuple(checks), {"error": out.error} | kind | early,
                    note=words("note.early") if early else "", trace=out.about.get("trace", "") if trace else "")
 
 # %% ../nbs/03_exercises.ipynb #fcd52302
+def only_to_look_at(ex: Exercise, checks: Sequence[Check]) -> Iterator[Check]:
+    "The checks; one that misses a name which only a cell to look at makes says so."
+    made = {n for code in ex.looks for n in _names(code)[0]}
+    for c in checks:
+        lost = [] if c.ok else [n for n in re.findall(r"name '(\w+)' is not defined", c.message) if n in made]
+        yield Check(c.name, c.ok, c.message + f" {words('note.look', name=lost[0])}", c.belief) if lost else c
+
+
 def judged(ex: Exercise, checks: Iterator[Check]) -> Iterator[Check]:
     "What an exercise's own judge found, with words about the beliefs that it recognised."
     for c in checks:
