@@ -198,7 +198,7 @@ def decide(p,s,h):
     if b<80 and s/h>6: b*=2
     return b
 """),
-    ("13.1", "double", """
+    ("13.1", "slow", """
 def decide(p,s,h):
     b=120/s
     return b*2 if b<80 else b
