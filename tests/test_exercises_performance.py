@@ -237,7 +237,7 @@ RULE = (ROUTE + "        g = {e: sum(ndcg(q[e], q['graded']) for q in m) for e i
     (RULE.replace("q['graded'])", "q['graded']) * (q[e + '_ms'] <= limit_ms)") % ("p95", "min(t, key=t.get)"), "late"),
     (RULE % ("(lambda x: sorted(x)[95 * len(x) // 100])", "min(t, key=t.get)"), "percentile"),
     (RULE.replace("max(f, key=g.get)", "max(f, key=lambda e: g[e] / t[e])") % ("p95", "min(t, key=t.get)"), "trade"),
-    (RULE.replace("max(f, key=g.get)", "min(f, key=g.get)") % ("p95", "min(t, key=t.get)"), ""),
+    (RULE.replace("max(f, key=g.get)", "min(f, key=g.get)") % ("p95", "min(t, key=t.get)"), "worse"),
     (RULE.replace("        g =", "        n = [q for q in m if any(ndcg(q[e], q['graded']) > 0 for e in ('words', 'vector'))]\n"
                   "        if n: m = n\n        g =") % ("p95", "min(t, key=t.get)"), "nothing"),
 ])
