@@ -614,7 +614,8 @@ def test_beliefs_about_the_p95_of_a_page(body, belief):
 
 @pytest.mark.parametrize("measure", [
     "float(ids[:1] == [max(graded, key=lambda g: g[1])[0]])", "float(bool(ids) and ids[0] in dict(map(tuple, graded)))",
-    "next((1 / n for n, i in enumerate(ids, 1) if i in dict(map(tuple, graded))), 0)", "dict(map(tuple, graded)).get(next(iter(ids), None), 0)"])
+    "next((1 / n for n, i in enumerate(ids, 1) if i in dict(map(tuple, graded))), 0)",
+    "dict(map(tuple, graded)).get(next(iter(ids), None), 0)"])
 def test_a_router_that_looks_at_the_first_place_is_told_so(measure):
     ex = exercise("23.1")
     right = ex.solution.replace("ndcg(q[e], q[", "good_at(q[e], q[")
