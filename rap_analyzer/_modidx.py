@@ -113,7 +113,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'rap_analyzer.exercises.alike': ('exercises.html#alike', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.answers_of': ('exercises.html#answers_of', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.bare': ('exercises.html#bare', 'rap_analyzer/exercises.py'),
-                                        'rap_analyzer.exercises.believed': ('exercises.html#believed', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.call': ('exercises.html#call', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.differs': ('exercises.html#differs', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises.drawn': ('exercises.html#drawn', 'rap_analyzer/exercises.py'),

@@ -7,10 +7,10 @@ __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_STAY', 'CH
            'KEPT_OUTPUT', 'KEPT_ANSWER', 'MARK', 'Ask', 'KINDS', 'translated', 'words', 'Cell', 'read', 'split_task',
            'literals', 'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'Outcome', 'run_apart', 'kind_of',
            'plain', 'akin', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of',
-           'judge_function', 'call', 'question', 'alike', 'strange', 'fitting', 'believed', 'speaking', 'ruled',
-           'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history',
-           'judge', 'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'only_to_look_at', 'judged', 'verify',
-           'lint', 'stub']
+           'judge_function', 'call', 'question', 'alike', 'strange', 'fitting', 'speaking', 'ruled', 'about_belief',
+           'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history', 'judge',
+           'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'only_to_look_at', 'judged', 'verify', 'lint',
+           'stub']
 
 # %% ../nbs/03_exercises.ipynb #4bf42440
 import ast
@@ -614,13 +614,6 @@ def fitting(
             same = sum(rival[i] is not ... and not differs(got[i], rival[i], "") for i in tells)
             best = max(best, (same / max(len(tells), 1), belief, rival), key=lambda b: b[0])
     return best[1:] if best[0] >= least else ("", ())
-
-
-def believed(
-    got: Sequence[list], truth: Sequence[object], rivals: Mapping[str, Sequence[Sequence[object]]], least: float = 0.85,
-) -> str:
-    "The belief whose answers these are; empty where none fits."
-    return fitting(got, truth, rivals, least)[0]
 
 # %% ../nbs/03_exercises.ipynb #3e9a7b10
 def speaking(

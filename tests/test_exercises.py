@@ -13,9 +13,9 @@ from rap_analyzer import exercises
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.exercises import (
     MARK,
-    believed,
     differs,
     exercise,
+    fitting,
     from_history,
     judge,
     lint,
@@ -288,8 +288,8 @@ def recall(found, true):
 
 def test_a_belief_is_asserted_only_where_it_agrees_everywhere():
     got, truth = [["int", 1], ["int", 5]], [0, 5]
-    assert believed(got, truth, {"a": [[1, 4]], "b": [[1, 5]], "c": [[2, 2]]}) == "b"
-    assert believed(got, truth, {"a": [[1, 4]], "c": [[2, 2]]}) == believed([["int", 9]], [0], {"a": [[...]]}) == ""
+    assert fitting(got, truth, {"a": [[1, 4]], "b": [[1, 5]], "c": [[2, 2]]}) == ("b", [1, 5])
+    assert fitting(got, truth, {"a": [[1, 4]], "c": [[2, 2]]}) == fitting([["int", 9]], [0], {"a": [[...]]}) == ("", ())
 
 
 def test_a_seed_repeats_the_questions(ex):
