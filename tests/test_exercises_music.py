@@ -499,7 +499,7 @@ def drop(rows):
     a,b=s("machine"),s("people")
     return None if a is None or b is None else a-b
 """),
-    ("13.2", "against", """
+    ("13.2", "share", """
 def drop(rows):
     def s(k):
         d={}
