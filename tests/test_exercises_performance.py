@@ -134,8 +134,8 @@ PILE = "[t for w in workers for t in w]"
 
 
 @pytest.mark.parametrize("returned, belief, told", [
-    ("__import__('numpy').percentile(sum(workers, []), 95, method='inverted_cdf')", None, "All 26"),
-    (f"min(t for t in {PILE} if 100 * sum(u <= t for u in {PILE}) >= 95 * len({PILE}))", None, "All 26"),
+    ("__import__('numpy').percentile(sum(workers, []), 95, method='inverted_cdf')", None, "All 27"),
+    (f"min(t for t in {PILE} if 100 * sum(u <= t for u in {PILE}) >= 95 * len({PILE}))", None, "All 27"),
     ("p95([t for w in workers for t in w or [0]])", "nothing", "[]]): expected 19, you answered 18"), (f"p95(set({PILE}))",
         "distinct", ""),
     (f"{PILE}[-(-95 * len({PILE}) // 100) - 1]", "unsorted", ""), (f"max({PILE})", "worst", ""), ("p95(workers[0] or [0])",
