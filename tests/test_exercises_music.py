@@ -27,6 +27,14 @@ def split(tracks, share, seed):
 """
 
 
+FIRST_LOOK = """
+def first_look(upload):
+    if upload.size == 0: return "empty"
+    w = announced(upload.read(0, 64))
+    if w is None: return "not_audio"
+    if upload.size < w["start"] + w["bytes"]: return "truncated"
+    if w["bytes"] < 6 * w["sr"]: return "too_short"
+"""  # all that is said before the sound is heard
 CASES = [
     ("15.1", "letters", """
 def rhymes(a, b):
@@ -456,37 +464,19 @@ def rhymes(a, b):
         return [x.rstrip("012") for x in p[i[-1]:]] if i else []
     return a["spelling"] != b["spelling"] and t(a["phones"]) == t(b["phones"]) != []
 """),
-    ("11.1", "twice", """
-def first_look(upload):
-    if upload.size == 0: return "empty"
-    w = announced(upload.read(0, 64))
-    if w is None: return "not_audio"
-    if upload.size < w["start"] + w["bytes"]: return "truncated"
-    if w["bytes"] < 6 * w["sr"]: return "too_short"
+    ("11.1", "twice", FIRST_LOOK + """
     second = 2 * w["sr"]
     for at in range(0, w["bytes"], second // 4 * 2):
         if loudness(upload.read(w["start"] + at, min(second, w["bytes"] - at))) >= 0.001: return ""
     return "silent"
 """),
-    ("11.1", "overlap", """
-def first_look(upload):
-    if upload.size == 0: return "empty"
-    w = announced(upload.read(0, 64))
-    if w is None: return "not_audio"
-    if upload.size < w["start"] + w["bytes"]: return "truncated"
-    if w["bytes"] < 6 * w["sr"]: return "too_short"
+    ("11.1", "overlap", FIRST_LOOK + """
     for k in range(0, w["bytes"] // (2 * w["sr"]) * 4 + 1):
         at = k * w["sr"] // 4 * 2
         if at < w["bytes"] and loudness(upload.read(w["start"] + at, min(2 * w["sr"], w["bytes"] - at))) >= 0.001: return ""
     return "silent"
 """),
-    ("11.1", "", """
-def first_look(upload):
-    if upload.size == 0: return "empty"
-    w = announced(upload.read(0, 64))
-    if w is None: return "not_audio"
-    if upload.size < w["start"] + w["bytes"]: return "truncated"
-    if w["bytes"] < 6 * w["sr"]: return "too_short"
+    ("11.1", "", FIRST_LOOK + """
     for at in reversed(range(0, w["bytes"], 2 * w["sr"])):
         if loudness(upload.read(w["start"] + at, min(2 * w["sr"], w["bytes"] - at))) >= 0.001: return ""
     return "silent"
