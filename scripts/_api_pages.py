@@ -6,13 +6,14 @@ A function's page says what its source says: the signature, the one-line docstri
 import ast
 import builtins
 import io
-import json
 import keyword
 import re
 import tokenize
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rap_analyzer import book
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 LONG = 72  # characters of a default or a value that are shown
@@ -30,8 +31,9 @@ class Entry:
 class Module:
     "A module, the notebook that owns it, and what is public in it."
     name: str  # search.index
-    owner: str  # nbs/21_search_index.ipynb
+    owner: str  # nbs/performance/15_index.ipynb
     title: str  # the owner's
+    topic: str  # the owner's
     about: str  # the docstring
     comments: dict[int, str]  # by line
     entries: list[Entry]
@@ -92,15 +94,13 @@ def public(tree: ast.Module) -> list[Entry]:
 def modules(root: Path) -> list[Module]:
     "Every module that a notebook exports, in the order of the notebooks."
     found = []
-    for path in sorted(root.glob("nbs/[0-9][0-9]_*.ipynb")):
-        texts = ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
-        name = next((m[1] for t in texts if (m := re.search(r"^#\|\s*default_exp\s+(\S+)", t, re.M))), "")
+    for name, nb in book.modules(root).items():
         file = root / "rap_analyzer" / f"{name.replace('.', '/')}.py"
-        if not name or not file.exists(): continue
+        if not file.exists(): continue
         source = file.read_text(encoding="utf-8")
-        tree, title = ast.parse(source), re.match(r"\s*# (.+)", texts[0])
-        found.append(Module(name, path.relative_to(root).as_posix(), title[1].strip() if title else path.stem,
-                            (ast.get_docstring(tree) or "").strip(), comments(source), public(tree)))
+        tree = ast.parse(source)
+        about = (ast.get_docstring(tree) or "").strip()
+        found.append(Module(name, nb.path, nb.question, nb.topic, about, comments(source), public(tree)))
     return found
 
 
@@ -202,12 +202,11 @@ def described(entry: Entry, module: Module) -> list[str]:
 
 def page(module: Module) -> str:
     "The page of a module, as Markdown."
-    number = re.match(r"\d+", Path(module.owner).name)[0]
     about = [f"> {' '.join(module.about.split())}", ""] if module.about else []
     listed = [e for kind_ in (Function, ast.ClassDef) for e in module.entries if isinstance(e.node, kind_)]
     values = [e for e in module.entries if e not in listed]
-    lines = [f"# {module.name}", *about, f"`rap_analyzer.{module.name}` is built, and explained, in chapter {number}: "
-             f"[{module.title}](../{module.owner})."]
+    lines = [f"# {module.name}", *about, f"`rap_analyzer.{module.name}` is built, and explained, in "
+             f"[{module.topic}](../{module.owner}): {module.title}"]
     for e in listed + values: lines += described(e, module)
     return "\n".join(lines) + "\n"
 

@@ -35,9 +35,11 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def notebooks(root: Path, only: str = "*") -> list[Path]:
     "The notebooks of the book in reading order, or those whose name, stem or path fits."
-    globs = "nbs/START.ipynb", "nbs/[0-9][0-9]_*.ipynb", "exercises/*.ipynb", "exercises/solutions/[0-9][0-9]_*.ipynb"
-    found = [p for glob in globs for p in sorted(root.glob(glob))]
-    return [p for p in found if any(fnmatch(name, only) for name in (p.name, p.stem, str(p.relative_to(root))))]
+    from rap_analyzer import book
+    found = [root / n.path for n in book.read(root).notebooks]
+    found += [p for glob in ("exercises/*.ipynb", "exercises/solutions/[0-9][0-9]_*.ipynb") for p in sorted(root.glob(glob))]
+    def names(p: Path) -> tuple[str, ...]: return p.name, p.stem, (at := p.relative_to(root).as_posix()), at.removeprefix("nbs/")
+    return [p for p in found if any(fnmatch(name, only) for name in names(p))]
 
 
 def environment_hash(root: Path, profile: str) -> str:
@@ -348,7 +350,7 @@ def guarded(command: Callable[[], int]) -> int:
 def main() -> int:
     "The command scripts/book."
     parser = options("Execute the chapters and the exercises; what has passed and has not changed is skipped.")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="only these, such as '2*' or 'exercises/*'")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="only these, such as 'performance/*' or 'exercises/*'")
     parser.add_argument("--changed", action="store_true", help="only those whose text differs from the last commit")
     a = parser.parse_args()
     if a.jobs is not None and a.jobs < 1: parser.error("--jobs has to be 1 or more")

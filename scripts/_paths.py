@@ -1,51 +1,13 @@
-"""The reading paths of nbs/paths.toml as the site shows them: a Start page, and at the foot of a chapter where its paths go on.
-
-Each `[[path]]` has a name, a title, minutes, and `notebooks` in reading order, by name, stem or path.
-"""
+"""The reading paths of nbs/book.toml as the site shows them: a Start page, and at the foot of a chapter where its paths go on."""
 import ast
 import json
 import os
 import re
-import tomllib
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-FILE = "nbs/paths.toml"
+from rap_analyzer.book import ReadingPath
+
 START = "start.md"
-FIELDS = {"name": str, "title": str, "minutes": int, "notebooks": list}
-
-
-@dataclass(frozen=True)
-class Trail:
-    "One reading path: its name, its title, how long it takes, and its pages in order."
-    name: str
-    title: str
-    minutes: int
-    pages: tuple[str, ...]
-    about: str = ""
-
-
-def page(said: str, pages: list[str]) -> str | None:
-    "The page that a notebook's name, stem or path stands for."
-    return next((p for p in pages if said in (p, PurePosixPath(p).name, PurePosixPath(p).stem, p.removesuffix(".ipynb"))), None)
-
-
-def read(root: Path, pages: list[str]) -> tuple[list[Trail], list[str]]:
-    "The paths of a project, without the notebooks that are no page, and what is wrong with the file."
-    file, wrong, trails = root / FILE, [], []
-    if not file.exists(): return [], []
-    try: told = tomllib.loads(file.read_text(encoding="utf-8")).get("path", [])
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: return [], [f"{FILE}: {e}"]
-    for n, p in enumerate(told, 1):
-        lacks = [k for k, kind in FIELDS.items() if not isinstance(p.get(k), kind)]
-        if lacks:
-            wrong.append(f"{FILE}: path {n} needs name and title (texts), minutes (a whole number) and notebooks (a list); "
-                         f"look at {', '.join(lacks)}")
-            continue
-        found = {said: page(str(said), pages) for said in map(str, p["notebooks"])}
-        wrong += [f"{FILE}: path {p['name']} names {said}, which is no page of the site" for said, at in found.items() if not at]
-        trails.append(Trail(p["name"], p["title"], p["minutes"], tuple(at for at in found.values() if at), str(p.get("about", ""))))
-    return trails, wrong
 
 
 def lasts(minutes: int) -> str:
@@ -70,7 +32,7 @@ def needs(path: Path, run_s: float) -> int:
     return max(1, round(words / 180 + lines / 12 + run_s / 60 + stated))
 
 
-def start(trails: list[Trail], titles: dict[str, str], note: str = "", minutes: dict[str, int] | None = None) -> str:
+def start(trails: list[ReadingPath], titles: dict[str, str], note: str = "", minutes: dict[str, int] | None = None) -> str:
     "The Start page, as Markdown; `minutes` says how long each page takes."
     also = lambda p: f" ({lasts(minutes[p])})" if minutes and p in minutes else ""
     lines = ["# Where do I start?", "> The ways through the course, and how long each takes.", "", note, ""]
@@ -81,7 +43,7 @@ def start(trails: list[Trail], titles: dict[str, str], note: str = "", minutes: 
     return "\n".join(lines)
 
 
-def foot(at: str, trails: list[Trail], titles: dict[str, str]) -> str:
+def foot(at: str, trails: list[ReadingPath], titles: dict[str, str]) -> str:
     "Where each path goes from this page, as Markdown; empty for a page on no path."
     to = lambda target: os.path.relpath(target, PurePosixPath(at).parent)
     lines = []

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from fnmatch import fnmatch
 from html.parser import HTMLParser
@@ -29,6 +29,10 @@ import _guess
 import _marks
 import _paths
 import yaml
+
+from rap_analyzer.book import Book, title_of
+from rap_analyzer.book import problems as problems_of_book
+from rap_analyzer.book import read as read_book
 
 CODE = re.compile(r"(?P<code>^(?P<fence>`{3,}|~{3,})[^\n]*\n.*?^(?P=fence)[^\n]*$"
                   r"|(?P<tick>`+)[^`](?:(?!\n\n).)*?(?P=tick))", re.M | re.S)
@@ -219,13 +223,18 @@ def provenance(record: dict, profile: str) -> str:
             f"(profile {profile}). Your machine will say something else: run it.")
 
 
-def sidebar(config: dict, titles: dict[str, str]) -> None:
-    "Fill the sections of the sidebar: a glob becomes the pages that fit, and a section without pages is left out."
-    sections = config["website"]["sidebar"]["contents"]
-    for section in sections:
+def sidebar(config: dict, titles: dict[str, str], book: Book) -> None:
+    """Fill the sections of the sidebar: `chapters` becomes one per chapter of the book, with each notebook's topic; elsewhere a glob
+    becomes the pages that fit. A section without pages is left out."""
+    topics, sections = {n.path: n.topic for n in book.notebooks}, []
+    for section in config["website"]["sidebar"]["contents"]:
+        if section == "chapters":
+            sections += [{"section": c.title, "contents": [n.path for n in c.notebooks]} for c in book.chapters if c.folder != "."]
+            continue
         fits = [name for glob in section["contents"] for name in sorted(titles) if fnmatch(name, glob)]
-        number = lambda name: re.match(r"\d+(?=_)|", PurePosixPath(name).name)[0]
-        plainly = {name: re.sub(r"[`*]", "", f"{number(name)} {titles[name]}").strip() for name in fits}
+        sections.append({"section": section["section"], "contents": fits})
+    for section in sections:
+        plainly = {name: re.sub(r"[`*]", "", topics.get(name) or titles[name]).strip() for name in section["contents"]}
         section["contents"] = [{"href": name, "text": text} for name, text in plainly.items()]
     config["website"]["sidebar"]["contents"] = [s for s in sections if s["contents"]]
 
@@ -235,15 +244,6 @@ def welcome(root: Path) -> str:
     import tomllib
     tool = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     return f"# {tool['tool']['nbdev']['title']}\n\n{tool['project']['description']}.\n"
-
-
-def title(path: Path) -> str:
-    "The title of a notebook or a Markdown file."
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        cells = json.loads(text)["cells"]
-        text = "".join(cells[0]["source"]) if cells and cells[0]["cell_type"] == "markdown" else ""
-    return heading(text)[0].get("title", path.stem.replace("_", " "))
 
 
 def notebooks(root: Path) -> list[Path]:
@@ -265,8 +265,9 @@ def stage(root: Path, profile: str, records: dict, pages: Path) -> tuple[list[st
     from smalldocs.markdown import split_front_matter
     files, code, modules = set(), _book.Ground(root, profile), _api_pages.modules(root)
     names, chapters = _api_pages.Names(modules), {p.relative_to(root).as_posix(): p for p in notebooks(root)}
-    titles = {name: title(path) for name, path in chapters.items()}
-    trails, wrong = _paths.read(root, list(titles))
+    titles = {name: title_of(path) for name, path in chapters.items()}
+    contents, wrong = read_book(root), list(problems_of_book(root))
+    trails = [replace(p, pages=tuple(x for x in p.pages if x in titles)) for p in contents.paths]
     def write(name: str, text: str) -> None:
         (pages / name).parent.mkdir(parents=True, exist_ok=True)
         (pages / name).write_text(text, encoding="utf-8")
@@ -290,7 +291,7 @@ def stage(root: Path, profile: str, records: dict, pages: Path) -> tuple[list[st
         (pages / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, pages / name)
     config = yaml.safe_load((root / "nbs" / "_smalldocs.yml").read_text(encoding="utf-8"))
-    sidebar(config, titles)
+    sidebar(config, titles, contents)
     config["project"]["resources"] = sorted([*files, "site.js"])
     write("_smalldocs.yml", yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
     for name in ("styles.css", "site.js"): shutil.copy(root / "nbs" / name, pages)

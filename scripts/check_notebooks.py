@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from import_contracts import module
+from rap_analyzer import book
 
 CELL_LINES, DEFINITIONS, FUNCTION_LINES, WIDTH = 25, 3, 45, 132
 UNIT = r"(?:ms|µs|us|s|sec|seconds?|(?:rows|tracks|req|requests|queries)/s|rps|qps|[x×](?!\s*\d))"
@@ -66,8 +66,9 @@ def closing(nb: list[Cell]) -> Found:
 
 def owner(nb: list[Cell], path: Path) -> Found:
     "The file's name promises a module; the first code cell keeps the promise, once."
-    if not re.fullmatch(r"\d\d_[a-z][a-z0-9_]*\.ipynb", path.name):
-        yield "the file's name has to be NN_room_module.ipynb"
+    named = re.fullmatch(r"\d\d_([a-z][a-z0-9_]*)\.ipynb", path.name)
+    if not named:
+        yield "the file's name has to be NN_module.ipynb"
         return
     owners = [c for c in nb if "default_exp" in c.directives]
     first = next((c for c in nb if c.kind == "code"), None)
@@ -75,8 +76,8 @@ def owner(nb: list[Cell], path: Path) -> Found:
         yield "exactly one `#| default_exp`, in the first code cell, is needed"
     for c in owners:
         said = c.directives["default_exp"].strip()
-        if said != module(path.name):
-            yield f"cell {c.number}: default_exp is {said}, the file's name says {module(path.name)}"
+        if said.rpartition(".")[2] != named[1]:
+            yield f"cell {c.number}: default_exp is {said}, the file's name says {named[1]}"
 
 
 def stored(nb: list[Cell]) -> Found:
@@ -173,11 +174,18 @@ def links(nb: list[Cell], path: Path) -> Found:
                 yield f"cell {c.number}: the link to {target} leads nowhere"
 
 
+def onward(nb: list[Cell]) -> Found:
+    "What comes next stands in book.toml alone."
+    for c in nb:
+        if c.kind == "markdown" and re.search(r"^Next: ", c.prose(), re.M):
+            yield f"cell {c.number}: `Next:` would be wrong when a notebook is inserted; the site derives it from book.toml"
+
+
 def check(path: Path, chapter: bool = True) -> list[str]:
     "The problems of one notebook; exercises (`chapter=False`) own no module and close as they like."
     try: nb = cells(path)
     except (ValueError, KeyError, TypeError): return ["is not a notebook"]
-    found = [*title(nb), *stored(nb), *widths(nb), *directives(nb), *typed_figures(nb), *links(nb, path)]
+    found = [*title(nb), *stored(nb), *widths(nb), *directives(nb), *typed_figures(nb), *links(nb, path), *onward(nb)]
     if chapter: found += [*owner(nb, path), *exports(nb), *closing(nb)]
     return found
 
@@ -193,7 +201,8 @@ def problems(root: Path) -> list[str]:
     "The problems of all notebooks; having none to look at is one."
     all_of_them = list(notebooks(root))
     if not all_of_them: return ["nbs: no notebooks found"]
-    return [f"{path.relative_to(root)} {p}" for path, chapter in all_of_them for p in check(path, chapter)]
+    listed = list(book.problems(root)) if (root / "nbs").is_dir() else []
+    return listed + [f"{path.relative_to(root)} {p}" for path, chapter in all_of_them for p in check(path, chapter)]
 
 
 def notes(root: Path) -> list[str]:

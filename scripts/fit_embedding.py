@@ -1,4 +1,5 @@
-"""Fit the recipe of notebook 16 to rendered tracks: rap_analyzer/music/embedding.npz, from tests/data/heard.npz.
+"""Fit the recipe of nbs/analyzer/50_embedding.ipynb to rendered tracks:
+rap_analyzer/music/embedding.npz, from tests/data/heard.npz.
 
 `.venv/bin/python scripts/fit_embedding.py` renders and listens first (some minutes; every track is heard twice), then fits.
 `--fit` takes the listening from tests/data/heard.npz and only fits.

@@ -1,4 +1,4 @@
-"""Fit the generator of notebook 18, rap_analyzer/music/generator.npz, to tests/data/heard.npz (from scripts/fit_embedding.py)."""
+"""Fit rap_analyzer/music/generator.npz (nbs/analyzer/70_generator.ipynb) to tests/data/heard.npz, from scripts/fit_embedding.py."""
 from pathlib import Path
 
 import numpy as np

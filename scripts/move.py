@@ -1,7 +1,7 @@
 """Move or rename notebooks and mend every link that leads to or from them: `scripts/move.py OLD NEW [OLD NEW ...]`.
 
-Links in Markdown files and notebooks are rewritten, `nbs/book.toml` gets the new paths, and git sees a rename.
-A notebook whose place in the reading order changes needs none of this: edit `nbs/book.toml`.
+Links in Markdown files and notebooks are rewritten, `nbs/book.toml` gets the new name, and
+git sees a rename. A notebook whose place in the reading order changes needs none of this: edit `nbs/book.toml`.
 """
 import argparse
 import os
@@ -16,8 +16,8 @@ LINK = re.compile(r"(\]\(\s*<?)([^)\s>#\\]+)([^)\n]*\))")
 
 def tracked(root: Path) -> list[str]:
     "The Markdown files and notebooks of the project, as git knows them."
-    listed = subprocess.run(["git", "ls-files", "-z", "*.md", "*.ipynb"], cwd=root, capture_output=True, text=True, check=True).stdout
-    return [name for name in listed.split("\0") if name]
+    asked = ["git", "ls-files", "-z", "*.md", "*.ipynb"]
+    return [n for n in subprocess.run(asked, cwd=root, capture_output=True, text=True, check=True).stdout.split("\0") if n]
 
 
 def moved(name: str, moves: dict[str, str]) -> str:
@@ -39,20 +39,24 @@ def mended(text: str, name: str, moves: dict[str, str], root: Path) -> str:
 def move(root: Path, moves: dict[str, str]) -> None:
     "Move the files and mend the links; nothing is written if a source is missing or a target exists."
     if gone := [o for o in moves if not (root / o).exists()]: raise SystemExit(f"there is no {gone[0]}")
-    if taken := [n for n in moves.values() if (root / n).exists() and n not in moves]: raise SystemExit(f"{taken[0]} exists already")
+    if taken := [n for n in moves.values() if (root / n).exists()]: raise SystemExit(f"{taken[0]} exists already")
     texts = {name: (root / name).read_text(encoding="utf-8") for name in tracked(root)}
     texts = {name: new for name, text in texts.items() if (new := mended(text, name, moves, root)) != text}
     for old, new in moves.items():
         (root / new).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "mv", old, new], cwd=root, check=True)
     for name, text in texts.items(): (root / moved(name, moves)).write_text(text, encoding="utf-8")
-    book = root / "nbs" / "book.toml"
-    if not book.exists(): return
-    said = book.read_text(encoding="utf-8")
-    for old, new in moves.items():
-        short = lambda p: PurePosixPath(p).relative_to("nbs").with_suffix("").as_posix()
-        if old.startswith("nbs/") and new.startswith("nbs/"): said = said.replace(f'"{short(old)}"', f'"{short(new)}"')
-    book.write_text(said, encoding="utf-8")
+    for old, new in moves.items(): listed(root / "nbs" / "book.toml", PurePosixPath(old), PurePosixPath(new))
+
+
+def listed(book: Path, old: PurePosixPath, new: PurePosixPath) -> None:
+    "Rename a notebook in `book.toml`; one that changes its chapter is moved there by hand: `scripts/checks.py notebooks` says so."
+    said, name = book.read_text(encoding="utf-8"), lambda p: p.as_posix().removeprefix("nbs/").removesuffix(".ipynb")
+    chapters = said.split("[[chapter]]")
+    if old.parent == new.parent:
+        folder = f'folder = "{old.parent.name}"\n'
+        chapters = [c.replace(f'{{file = "{old.stem}"', f'{{file = "{new.stem}"') if folder in c else c for c in chapters]
+    book.write_text("[[chapter]]".join(chapters).replace(f'"{name(old)}"', f'"{name(new)}"'), encoding="utf-8")
 
 
 def main() -> int:

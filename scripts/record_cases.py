@@ -1,4 +1,5 @@
-"""Record the situations of the blind case of chapter 2: six small systems under load on real servers, watched in six ways.
+"""Record the situations of the blind case of the Performance chapter:
+six small systems under load on real servers, watched in six ways.
 
 `.venv/bin/python scripts/record_cases.py` writes exercises/cases/29.json. The exercise shows these figures and no others.
 """

@@ -1,4 +1,4 @@
-"""Record what the exercises of chapter 1 show: rendered tracks (synthetic), and what was measured on them.
+"""Record what the exercises of the analyzer show: rendered tracks (synthetic), and what was measured on them.
 
 `.venv/bin/python scripts/record_hearing.py` writes exercises/cases/13.json (peaks and strokes) and 19.json (the blind case).
 """

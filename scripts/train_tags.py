@@ -1,4 +1,4 @@
-"""Train the heads of notebook 14 on rendered tracks: rap_analyzer/music/heads.json and its model card, heads.md.
+"""Train the heads of nbs/analyzer/30_tags.ipynb on rendered tracks: rap_analyzer/music/heads.json and its model card, heads.md.
 
 `.venv/bin/python scripts/train_tags.py` renders and listens first (about half a second a track; kept in work/tags_rows.npz until
 the recipe changes), then fits, calibrates, tests and writes both files. `--rows FILE` takes the listening from elsewhere.

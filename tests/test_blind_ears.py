@@ -1,4 +1,4 @@
-"""The blind case of chapter 1: its recorded figures say what its cases say, and no habit passes."""
+"""The blind case of the analyzer: its recorded figures say what its cases say, and no habit passes."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What an outsider may write in the exercises of chapter 1, and by which belief it has to be known."""
+"""What an outsider may write in the exercises of the analyzer, and by which belief it has to be known."""
 
 import pytest
 

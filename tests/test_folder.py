@@ -21,8 +21,8 @@ from rap_analyzer.music.files import UNKNOWN, audio_files, by_name, names, read_
 from rap_analyzer.search.fulltext import find
 from rap_analyzer.search.index import similar
 from rap_analyzer.search.store import Plan, Store, migrate
-from rap_analyzer.serve import folder as serve_folder
-from rap_analyzer.serve.folder import Job, ingest_folder
+from rap_analyzer.library import folder as serve_folder
+from rap_analyzer.library.folder import Job, ingest_folder
 
 SR = 8_000
 QUICK = """

@@ -15,8 +15,8 @@ from rap_analyzer.music.generator import embeddings
 from rap_analyzer.music.render import render
 from rap_analyzer.search.index import built, drop, similar
 from rap_analyzer.search.store import NoEmbedding, Store, fill, migrate
-from rap_analyzer.serve import neighbours as module
-from rap_analyzer.serve.neighbours import fill_heard, neighbours, ready, whereabouts
+from rap_analyzer.library import neighbours as module
+from rap_analyzer.library.neighbours import fill_heard, neighbours, ready, whereabouts
 
 @pytest.fixture(scope="module")
 def shelf(lab):

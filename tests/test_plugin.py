@@ -82,7 +82,7 @@ def test_it_is_part_of_a_whole_answer(installed):
 
 def test_the_contract_is_documented_where_authors_look():
     from dataclasses import fields
-    chapter = (SOURCE.parent.parent / "nbs" / "17_music_analyzers.ipynb").read_text(encoding="utf-8")
+    chapter = (SOURCE.parent.parent / "nbs" / "analyzer" / "60_analyzers.ipynb").read_text(encoding="utf-8")
     prose = chapter + (SOURCE / "README.md").read_text(encoding="utf-8")
     assert all(f.name in prose for f in fields(analyzers.Analyzer)) and all(a in prose for a in analyzers.ARGUMENTS)
     assert analyzers.GROUP in (SOURCE / "pyproject.toml").read_text(encoding="utf-8")
