@@ -224,8 +224,8 @@ def provenance(record: dict, profile: str) -> str:
 
 
 def sidebar(config: dict, titles: dict[str, str], book: Book) -> None:
-    """Fill the sections of the sidebar: `chapters` becomes one per chapter of the book, with each notebook's topic; elsewhere a glob
-    becomes the pages that fit. A section without pages is left out."""
+    """Fill the sections of the sidebar: `chapters` becomes one per chapter of the book, with each notebook's topic; elsewhere a
+    glob becomes the pages that fit. A section without pages is left out."""
     topics, sections = {n.path: n.topic for n in book.notebooks}, []
     for section in config["website"]["sidebar"]["contents"]:
         if section == "chapters":

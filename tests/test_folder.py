@@ -15,14 +15,14 @@ import pytest
 import soundfile
 
 from rap_analyzer.core import LabError
+from rap_analyzer.library import folder as serve_folder
+from rap_analyzer.library.folder import Job, ingest_folder
 from rap_analyzer.music import analyzers
 from rap_analyzer.music.audio import Clip, wav
 from rap_analyzer.music.files import UNKNOWN, audio_files, by_name, names, read_lyrics, shown, words_beside
 from rap_analyzer.search.fulltext import find
 from rap_analyzer.search.index import similar
 from rap_analyzer.search.store import Plan, Store, migrate
-from rap_analyzer.library import folder as serve_folder
-from rap_analyzer.library.folder import Job, ingest_folder
 
 SR = 8_000
 QUICK = """

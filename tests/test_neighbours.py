@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rap_analyzer.library import neighbours as module
+from rap_analyzer.library.neighbours import fill_heard, neighbours, ready, whereabouts
 from rap_analyzer.music import catalog
 from rap_analyzer.music.analyzers import Analyses, Analysis
 from rap_analyzer.music.audio import BadAudio, Clip, mp3
@@ -15,8 +17,6 @@ from rap_analyzer.music.generator import embeddings
 from rap_analyzer.music.render import render
 from rap_analyzer.search.index import built, drop, similar
 from rap_analyzer.search.store import NoEmbedding, Store, fill, migrate
-from rap_analyzer.library import neighbours as module
-from rap_analyzer.library.neighbours import fill_heard, neighbours, ready, whereabouts
 
 @pytest.fixture(scope="module")
 def shelf(lab):
