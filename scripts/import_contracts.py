@@ -1,7 +1,7 @@
 """What may import what, as import-linter's contracts: made from nbs/book.toml each time they are checked, and stored nowhere.
 
-One `layers` contract: every module is a layer in the order of the book, so a module imports only from notebooks above its
-own. Others guard the doors: SEAMS names the few modules that may touch an outside package. `scripts/import_contracts.py` prints them all.
+One `layers` contract: every module is a layer in the order of the book, so it imports only from notebooks above its own.
+SEAMS names the few modules that may touch an outside package; a contract keeps the others out.
 """
 import argparse
 import sys
