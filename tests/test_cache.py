@@ -15,7 +15,7 @@ import redis
 from rap_analyzer.core import LabError
 from rap_analyzer.lab import free_port, valkey_binary
 from rap_analyzer.music import catalog
-from rap_analyzer.search.cache import HITS, Cache, cached_similar, decode_hits, encode_hits, key_of, scope_of, spread_ttl
+from rap_analyzer.search.cache import HITS, Cache, answer_from_cache, decode_hits, encode_hits, key_of, scope_of, spread_ttl
 from rap_analyzer.search.index import Hit, similar
 from rap_analyzer.search.store import Store, UnknownTrack
 
@@ -158,11 +158,11 @@ def test_tenants_do_not_share_answers(small, cache):
 
 def test_similar_through_the_cache_is_similar(small, cache):
     want = similar(7, 5, store=small)
-    assert cached_similar(7, 5, store=small, cache=cache) == want == cached_similar(catalog.track(7), 5, store=small, cache=cache)
+    for asked in (7, catalog.track(7)): assert answer_from_cache(asked, 5, store=small, cache=cache) == want
     assert cache.counters()["hits"] == 1
     for bad in ("7", -1, True, None):
-        with pytest.raises(ValueError): cached_similar(bad, store=small, cache=cache)
-    with pytest.raises(UnknownTrack): cached_similar(10**9, store=small, cache=cache)
+        with pytest.raises(ValueError): answer_from_cache(bad, store=small, cache=cache)
+    with pytest.raises(UnknownTrack): answer_from_cache(10**9, store=small, cache=cache)
 
 
 def test_a_broken_value_is_a_miss_and_is_replaced(lab, cache):

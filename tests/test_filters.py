@@ -9,9 +9,9 @@ import pytest
 
 from rap_analyzer.lab import Lab
 from rap_analyzer.music import catalog
-from rap_analyzer.search.filters import Filter, afiltered, decode_filtered, filtered, fold, limits, parse_range, plan_filtered
+from rap_analyzer.search.filters import Filter, afiltered, decode_filtered, filtered, fold, limits, parse_range, select_filtered
 from rap_analyzer.search.index import nearest_ids, recall, similar
-from rap_analyzer.search.store import NoEmbedding, Plan, Store, UnknownTrack, explain, migrate
+from rap_analyzer.search.store import NoEmbedding, Query, Store, UnknownTrack, explain, migrate
 
 N = 2_000
 SOME = [Filter(genre="drill"), Filter(mood="calm"), Filter(bpm=(90, 95)), Filter(bpm=(None, 80)), Filter(year=(2014, 2015)),
@@ -40,8 +40,8 @@ def rival(small, X):
 
 
 def ask(store, query, where, k=10, way="exact", ef=40):
-    plan = plan_filtered(query, k, where, ef, within=WAYS[way])
-    return decode_filtered(plan, store.query(plan), k, query if isinstance(query, int) else None)
+    statement = select_filtered(query, k, where, ef, within=WAYS[way])
+    return decode_filtered(statement, store.query(statement), k, query if isinstance(query, int) else None)
 
 
 def truth(X, query, ids, k):
@@ -101,27 +101,27 @@ def test_years_are_whole():
 def test_keys_are_spelled_in_python_as_in_the_database(small):
     text = [chr(i) for i in range(1, sys.maxunicode + 1) if not 0xD800 <= i < 0xE000 and unicodedata.category(chr(i)) != "Cn"]
     folded = [fold(c) for c in text]
-    theirs = small.query(Plan("SELECT array_agg(lower(normalize(c)) ORDER BY i), array_agg(lower(normalize(f)) ORDER BY i) "
+    theirs = small.query(Query("SELECT array_agg(lower(normalize(c)) ORDER BY i), array_agg(lower(normalize(f)) ORDER BY i) "
                               "FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS x(c, f, i)", (text, folded)))[0]
     assert theirs[0] == theirs[1]                          # what Python made of it meets the stored key
-    assert fold("ΣΟΦΟΣ Straße İzmir") == small.query(Plan("SELECT lower(normalize(%s))", ("ΣΟΦΟΣ Straße İzmir",)))[0][0]
+    assert fold("ΣΟΦΟΣ Straße İzmir") == small.query(Query("SELECT lower(normalize(%s))", ("ΣΟΦΟΣ Straße İzmir",)))[0][0]
 
 
 @pytest.mark.parametrize("where", SOME, ids=str)
 def test_the_database_matches_what_python_matches(small, tracks, where):
     mine = [t.id for t in tracks if where.admits(t)]
-    assert mine and sorted(small.query(Plan(MATCHES, where.params()))[0][0]) == mine
+    assert mine and sorted(small.query(Query(MATCHES, where.params()))[0][0]) == mine
 
 
 def test_bounds_are_inclusive_to_the_last_bit(small, tracks):
     for t in tracks[:50]:
-        hit = small.query(Plan(MATCHES, Filter(bpm=(t.bpm, t.bpm), year=(t.year, t.year)).params()))[0][0]
+        hit = small.query(Query(MATCHES, Filter(bpm=(t.bpm, t.bpm), year=(t.year, t.year)).params()))[0][0]
         assert t.id in hit
 
 
 def test_every_genre_of_a_track_counts_and_case_does_not(small, tracks):
     second = next(t for t in tracks if len(t.genres) == 2)
-    assert second.id in small.query(Plan(MATCHES, Filter(genre=second.genres[1].upper()).params()))[0][0]
+    assert second.id in small.query(Query(MATCHES, Filter(genre=second.genres[1].upper()).params()))[0][0]
     for text in ("dri", "drill%", "d_ill", "'; DROP TABLE tracks; --", "drill\\", "%s", "🎤", "\u202edrill"):
         assert filtered(7, 10, Filter(genre=text), store=small) == []
 
@@ -145,12 +145,12 @@ def test_full_answers_with_recall_whichever_way(small, tracks, X, where):
 
 def test_the_way_is_told(small):
     broad, rare = Filter(year=(1900, 2100)), Filter("drill", year=(2014, 2014))
-    n = len(small.query(Plan(MATCHES, rare.params()))[0][0])
+    n = len(small.query(Query(MATCHES, rare.params()))[0][0])
     assert filtered(42, 5, rare, store=small)[0].why == f"exact over {n}"
     assert ask(small, 42, broad, way="iterative")[0].why == "hnsw_halfvec ef=40 iterative, over 0 match"
     assert ask(small, 42, broad, way="iterative", ef=77)[0].why.startswith("hnsw_halfvec ef=77")
-    plan = plan_filtered(42, 5, rare, within=(0, 10))      # ten candidates are too few: it has to give up
-    hits = decode_filtered(plan, small.query(plan), 5, 42)
+    query = select_filtered(42, 5, rare, within=(0, 10))      # ten candidates are too few: it has to give up
+    hits = decode_filtered(query, small.query(query), 5, 42)
     assert hits[0].why == f"exact over {n}, the index gave up"
     assert [h.track_id for h in hits] == [h.track_id for h in filtered(42, 5, rare, store=small)]
 
@@ -191,8 +191,8 @@ def test_bad_questions(small):
 
 def test_without_an_index_every_match_is_compared(small):
     assert limits(10, indexed=False)[0] is None and limits(1_000)[0] is None and limits(100)[0] > limits(10)[0] == limits(1)[0]
-    plan = plan_filtered(42, 10, Filter(year=(1900, 2100)), within=limits(10, indexed=False))
-    assert plan.ef is None and small.query(plan)[0][2] == "exact"
+    query = select_filtered(42, 10, Filter(year=(1900, 2100)), within=limits(10, indexed=False))
+    assert query.ef is None and small.query(query)[0][2] == "exact"
 
 
 # ---- how the server gets there
@@ -211,7 +211,7 @@ def test_each_condition_has_an_index_that_the_policy_lets_through(small, where, 
     with small.session() as s, s.con.transaction():
         assert s.con.execute("SELECT current_user").fetchone() == ("rap_app",)
         before = scans(s.con, index, "tracks", "embeddings")
-        s.fetch(plan_filtered(42, 10, where))
+        s.fetch(select_filtered(42, 10, where))
         assert scans(s.con, index, "tracks", "embeddings") == [before[0] + 1, *before[1:]]
 
 
@@ -219,7 +219,7 @@ def test_the_walk_uses_the_graph_and_looks_each_candidate_up(small):
     with small.session() as s, s.con.transaction():
         names = "ix_hnsw_halfvec_synthetic_1", "tracks", "embeddings", "track_genres"
         before = scans(s.con, *names)
-        s.fetch(plan_filtered(42, 10, Filter("trap", year=(2000, None)), within=(0, 500)))
+        s.fetch(select_filtered(42, 10, Filter("trap", year=(2000, None)), within=(0, 500)))
         assert scans(s.con, *names) == [before[0] + 1, *before[1:]]
 
 
@@ -232,11 +232,11 @@ def test_a_function_of_the_column_would_not_reach_an_index(small):
 
 
 def test_functions_have_the_rights_of_the_caller(small):
-    rows = small.query(Plan("SELECT proname, prosecdef, provolatile FROM pg_proc WHERE proname LIKE 'filter\\_%%'"))
+    rows = small.query(Query("SELECT proname, prosecdef, provolatile FROM pg_proc WHERE proname LIKE 'filter\\_%%'"))
     assert len(rows) == 3 and all(not definer and kind in ("s", b"s") for _, definer, kind in rows)
-    kept = small.query(Plan("SELECT current_setting('hnsw.iterative_scan'), current_setting('plan_cache_mode')"))
-    small.query(plan_filtered(42, 10, SOME[-1], within=(0, 500)))
-    assert small.query(Plan("SELECT current_setting('hnsw.iterative_scan'), current_setting('plan_cache_mode')")) == kept
+    kept = small.query(Query("SELECT current_setting('hnsw.iterative_scan'), current_setting('plan_cache_mode')"))
+    small.query(select_filtered(42, 10, SOME[-1], within=(0, 500)))
+    assert small.query(Query("SELECT current_setting('hnsw.iterative_scan'), current_setting('plan_cache_mode')")) == kept
 
 
 # ---- tenants, loops, versions
@@ -254,8 +254,8 @@ def test_no_tenant_no_rows(small):
     with small.session() as s:
         s.con.execute("SELECT set_config('app.tenant_id', '', false)")
         try:
-            assert s.fetch(plan_filtered(np.ones(512), 10, SOME[-1])) == []
-            assert s.fetch(Plan(MATCHES, SOME[-1].params())) == [([],)]
+            assert s.fetch(select_filtered(np.ones(512), 10, SOME[-1])) == []
+            assert s.fetch(Query(MATCHES, SOME[-1].params())) == [([],)]
         finally: s.con.close()
 
 
@@ -265,7 +265,7 @@ def test_the_async_twin_says_the_same(small, X):
         try:
             got = await asyncio.gather(*(afiltered(42, 10, w, store=small) for w in [*SOME, None, Filter()]))
             vector = await afiltered(X[42], 5, SOME[0], store=small)
-            small._cache.clear()                                   # what is built has to be asked again
+            small.memo.clear()                                   # what is built has to be asked again
             again = await afiltered(42, 10, SOME[0], store=small)
             with pytest.raises(UnknownTrack): await afiltered(10**9, 10, SOME[0], store=small)
             with pytest.raises(NoEmbedding): await afiltered(42, 10, SOME[0], store=small, model_id="other-1")

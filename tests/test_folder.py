@@ -22,7 +22,7 @@ from rap_analyzer.music.audio import Clip, wav
 from rap_analyzer.music.files import UNKNOWN, audio_files, by_name, names, read_lyrics, shown, words_beside
 from rap_analyzer.search.fulltext import find
 from rap_analyzer.search.index import similar
-from rap_analyzer.search.store import Plan, Store, migrate
+from rap_analyzer.search.store import Query, Store, migrate
 
 SR = 8_000
 QUICK = """
@@ -95,7 +95,7 @@ def songs(tmp_path):
 def rows(store):
     "What is stored of files, by title; each must be there once."
     sql = "SELECT title, artist, lyrics, bpm, mood, external_id FROM tracks WHERE source = 'files' ORDER BY title"
-    return store.query(Plan(sql))
+    return store.query(Query(sql))
 
 
 def test_a_folder_is_heard_stored_and_found(quick, mine, songs):

@@ -10,10 +10,10 @@ import pytest
 from rap_analyzer.music import catalog
 from rap_analyzer.music.catalog import Track
 from rap_analyzer.search.filters import Filter
-from rap_analyzer.search.fulltext import afind, ahybrid, explain_words, find, fuse, hybrid, ndcg, plan_names, plan_words, terms
+from rap_analyzer.search.fulltext import afind, ahybrid, explain_words, find, fuse, hybrid, ndcg, select_names, select_words, terms
 from rap_analyzer.search.index import similar
 from rap_analyzer.search.ingest import ingest, sample_rows, write_csv
-from rap_analyzer.search.store import Plan, Store, migrate
+from rap_analyzer.search.store import Query, Store, migrate
 
 UNKNOWN = dict.fromkeys(("artist_id", "mood", "bpm", "key", "swing", "rhyme_scheme", "lyrics", "language", "year", "popularity"))
 
@@ -110,8 +110,8 @@ def test_a_megabyte_of_lyrics_is_stored_and_searchable_at_its_beginning(mine):
 
 
 def test_the_indexes_are_used_when_the_application_asks(small):
-    assert "tracks_words" in explain_words(small, plan_words(["lantern"], 10))
-    assert "tracks_names" in explain_words(small, plan_names(["lantrn"], 10))
+    assert "tracks_words" in explain_words(small, select_words(["lantern"], 10))
+    assert "tracks_names" in explain_words(small, select_names(["lantrn"], 10))
 
 
 def test_other_tenants_stay_out(mine):
@@ -126,14 +126,14 @@ def test_other_tenants_stay_out(mine):
 
 def test_a_session_without_a_tenant_finds_nothing(mine):
     with psycopg.connect(mine.lab.url("rap_app"), autocommit=True) as con:
-        plan = plan_words(["lantern"], 10)
-        assert con.execute(plan.sql, plan.params).fetchall() == []
+        query = select_words(["lantern"], 10)
+        assert con.execute(query.sql, query.params).fetchall() == []
 
 
 def test_the_callers_temporary_table_does_not_pass_for_ours(mine):
     with mine.session() as s:
         s.con.execute("CREATE TEMP TABLE tracks AS SELECT * FROM public.tracks WITH NO DATA")
-        try: assert len(s.fetch(plan_words(["lantern"], 10))) == 1
+        try: assert len(s.fetch(select_words(["lantern"], 10))) == 1
         finally: s.con.execute("DROP TABLE pg_temp.tracks")
 
 
@@ -158,7 +158,8 @@ def test_the_migration_carries_old_rows_along_and_goes_back(lab):
         con.execute("INSERT INTO track_genres VALUES ('old', 1, 'drill', 0), ('old', 1, 'lo-fi', 1)")
     migrate(own)
     store = Store(own, "old")
-    assert ids(find("rust drill", store=store)) == [1] and store.query(Plan("SELECT genre_words FROM tracks")) == [("drill lo-fi",)]
+    assert ids(find("rust drill", store=store)) == [1]
+    assert store.query(Query("SELECT genre_words FROM tracks")) == [("drill lo-fi",)]
     store.forget()
     migrate(own, "base")
     migrate(own)

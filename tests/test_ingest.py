@@ -15,7 +15,7 @@ from rap_analyzer.core import LabError
 from rap_analyzer.lab import Lab, give, in_folder
 from rap_analyzer.search.index import build, similar
 from rap_analyzer.search.ingest import CSV_MODEL, HEADER, BadFile, Stopped, ingest, new_id, sample_rows, vectors, write_csv
-from rap_analyzer.search.store import Plan, Store, migrate
+from rap_analyzer.search.store import Query, Store, migrate
 
 MINE = {"external_id": "nr", "title": "song", "artist": "by"}
 
@@ -126,7 +126,7 @@ def test_a_broken_file_loads_nothing_and_says_one_sentence(importer, tmp_path, s
     (tmp_path / "bad.csv").write_bytes(data)
     with pytest.raises(BadFile, match=says) as e: ingest(tmp_path / "bad.csv", importer, source=source)
     assert "\n" not in str(e.value) and len(str(e.value)) < 500
-    assert importer.query(Plan("SELECT count(*) FROM tracks WHERE source = %s", (source,))) == [(0,)]
+    assert importer.query(Query("SELECT count(*) FROM tracks WHERE source = %s", (source,))) == [(0,)]
 
 
 def test_cp1251_can_be_named(importer, tmp_path, source):

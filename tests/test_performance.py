@@ -28,8 +28,8 @@ from rap_analyzer.lab import Lab
 from rap_analyzer.music import catalog
 from rap_analyzer.music.catalog import MODEL_ID
 from rap_analyzer.search.cache import Cache
-from rap_analyzer.search.index import build, built, drop, method, plan_similar
-from rap_analyzer.search.store import Plan, Store, fill, migrate
+from rap_analyzer.search.index import build, built, drop, method, select_similar
+from rap_analyzer.search.store import Query, Store, fill, migrate
 
 IX = method("hnsw_halfvec").index_name()
 INDEX = "CREATE INDEX {} ON embeddings USING hnsw (embedding {}) WHERE model_id = '{}'"
@@ -54,7 +54,7 @@ def ward(lab):
 def run(store: Store, *statements: str) -> None:
     with store.admin() as con:
         for s in statements: con.execute(s)
-    store._cache.clear()
+    store.memo.clear()
     store.forget()
 
 
@@ -138,7 +138,7 @@ def test_a_sort_that_spills(ill):
     apply(said, ill)
     assert said.title not in titles(look(ill, k=1_500, name="exact_halfvec")[1])
     undo(said, ill)
-    assert Store(ill.lab).query(Plan("SHOW work_mem")) == [("16MB",)]
+    assert Store(ill.lab).query(Query("SHOW work_mem")) == [("16MB",)]
 
 
 def test_dead_rows_then_empty_pages_then_well(ill):
@@ -164,7 +164,7 @@ def test_statistics_that_were_never_made(ill):
     with ill.admin(None) as con:
         con.execute("INSERT INTO other SELECT * FROM embeddings; ALTER TABLE embeddings RENAME TO kept; "
                     "ALTER TABLE other RENAME TO embeddings")
-    ill._cache.clear()
+    ill.memo.clear()
     ill.forget()
     try:
         _, advice = look(ill, name="exact_halfvec")
@@ -290,11 +290,11 @@ def test_a_model_with_a_dot_in_its_name_has_an_index_that_fits(ward):
 
 
 def test_the_plan_is_that_of_the_prepared_statement(ward):
-    plan = Plan("SELECT count(*) FROM tracks WHERE year = %s AND title LIKE '%%a' AND mood IS DISTINCT FROM %s", (1998, None))
+    query = Query("SELECT count(*) FROM tracks WHERE year = %s AND title LIKE '%%a' AND mood IS DISTINCT FROM %s", (1998, None))
     with ward.session() as s:
-        seen = explain_run(s, plan)
+        seen = explain_run(s, query)
         assert "$1" in str(seen.raw["Plan"]) and "1998" not in str(seen.raw["Plan"])
-        ids = {explain_run(s, plan_similar(i)).raw["Query Identifier"] for i in (1, 2)}
+        ids = {explain_run(s, select_similar(i)).raw["Query Identifier"] for i in (1, 2)}
         assert s.con.execute("SELECT count(*) FROM pg_prepared_statements WHERE name = 'profiled'").fetchone() == (0,)
         assert s.con.execute("SELECT calls FROM pg_stat_statements(false) WHERE queryid = %s", [*ids]).fetchone()[0] >= 2
     assert len(ids) == 1

@@ -40,24 +40,24 @@ from ..ledger import summary
 from ..music import catalog
 from ..music.catalog import MODEL_ID
 from ..search.bench import smallest_ef, still
-from ..search.cache import Cache, cached_similar
+from ..search.cache import Cache, answer_from_cache
 from ..search.filters import Filter, filtered
 from ..search.fulltext import find, hybrid
 from ..search.index import Hit, asimilar, check_model, method, recall, similar
-from ..search.store import Explain, Plan, Session, Store, default_store
+from ..search.store import Explain, Query, Session, Store, default_store
 
 # %% ../../nbs/performance/70_performance.ipynb #b305ab5d
 class Watched(Store):
     "The same tenant through one connection of its own, with a note of every statement."
     def __init__(self, store: Store):
         super().__init__(store.lab, store.tenant, size=1, wait_s=store.wait_s)
-        self.notes: list[tuple[Plan, float]] = []  # what was asked, and the milliseconds until the rows were here
+        self.notes: list[tuple[Query, float]] = []  # what was asked, and the milliseconds until the rows were here
 
-    def query(self, plan: Plan) -> list:
+    def query(self, query: Query) -> list:
         "Ask, and note it."
         began = time.perf_counter()
-        try: return super().query(plan)
-        finally: self.notes.append((plan, (time.perf_counter() - began) * 1000))
+        try: return super().query(query)
+        finally: self.notes.append((query, (time.perf_counter() - began) * 1000))
 
 
 class WatchedCache(Cache):
@@ -80,19 +80,19 @@ class WatchedCache(Cache):
 # %% ../../nbs/performance/70_performance.ipynb #19384d6b
 def explain_run(
     s: Session,  # as the application has it: role, tenant, settings
-    plan: Plan,  # what to run
+    query: Query,  # what to run
 ) -> Explain:  # of the prepared statement, run once
-    "EXPLAIN (ANALYZE, BUFFERS) of a plan the way the application runs it: prepared, with its generic plan if it uses one."
-    s.fetch(plan)                                                                       # sets the search width too
+    "EXPLAIN (ANALYZE, BUFFERS) of a query the way the application runs it: prepared, with its generic query if it uses one."
+    s.fetch(query)                                                                       # sets the search width too
     kinds, values = [], []
-    for p in plan.params:
+    for p in query.params:
         open_type = p is None or isinstance(p, str) or (isinstance(p, list) and all(isinstance(x, str) for x in p))
         kind, given = ("'unknown'", [p]) if open_type else ("pg_typeof(%s)::text", [p, p])
         row = s.con.execute(f"SELECT {kind}, quote_nullable(%s::text)", given, prepare=False).fetchone()
         kinds.append(row[0])
         values.append(row[1])
     number, listed = iter(range(1, len(values) + 1)), lambda parts: f" ({', '.join(parts)})" if parts else ""
-    text = re.sub(r"%([sbt%])", lambda m: "%" if m[1] == "%" else f"${next(number)}", plan.sql)
+    text = re.sub(r"%([sbt%])", lambda m: "%" if m[1] == "%" else f"${next(number)}", query.sql)
     s.con.execute(f"PREPARE profiled{listed(kinds)} AS {text}", prepare=False)
     asked = f"EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) EXECUTE profiled{listed(values)}"
     try: return read_plan(s.con.execute(asked, prepare=False).fetchone()[0][0])
@@ -127,8 +127,8 @@ COUNTED = "SELECT to_regproc('pg_stat_statements') IS NOT NULL AND current_setti
 
 def counters(store: Store) -> dict[int, np.ndarray]:  # queryid -> calls, ms, rows, pages hit, pages read, temporary pages
     "What the server has counted for our role so far; empty where it does not count."
-    if not Store.query(store, Plan(COUNTED))[0][0]: return {}
-    return {row[0]: np.array(row[1:], dtype=float) for row in Store.query(store, Plan(COUNTERS))}
+    if not Store.query(store, Query(COUNTED))[0][0]: return {}
+    return {row[0]: np.array(row[1:], dtype=float) for row in Store.query(store, Query(COUNTERS))}
 
 # %% ../../nbs/performance/70_performance.ipynb #57a8c519
 TABLES = """SELECT c.relname, c.reltuples, c.relpages, coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0) / 8192,
@@ -179,10 +179,10 @@ class VectorIndex:
 def facts(store: Store, names: Sequence[str]) -> tuple[tuple[Table, ...], tuple[VectorIndex, ...]]:
     "What is known about some tables and their vector indexes."
     wanted = (sorted(names),)
-    tables = [Table(*row) for row in Store.query(store, Plan(TABLES, wanted))]
+    tables = [Table(*row) for row in Store.query(store, Query(TABLES, wanted))]
     width = "SELECT avg(pg_column_size(t.*))::float8 FROM (SELECT * FROM {} LIMIT 100) t"
-    sized = [replace(t, row_bytes=Store.query(store, Plan(width.format(t.name)))[0][0] or 0.0) for t in tables]
-    indexes = [VectorIndex(*row[:6], tuple(row[6]), *row[7:]) for row in Store.query(store, Plan(INDEXES, wanted))]
+    sized = [replace(t, row_bytes=Store.query(store, Query(width.format(t.name)))[0][0] or 0.0) for t in tables]
+    indexes = [VectorIndex(*row[:6], tuple(row[6]), *row[7:]) for row in Store.query(store, Query(INDEXES, wanted))]
     return tuple(sized), tuple(indexes)
 
 # %% ../../nbs/performance/70_performance.ipynb #f71c174e
@@ -209,7 +209,7 @@ def _filtered(t: Task, store: Store, cache: Cache | None, asked: tuple[int, Filt
 
 
 def _cached(t: Task, store: Store, cache: Cache | None, asked: int) -> list[Hit]:
-    return cached_similar(asked, t.k, t.ef, store, cache, t.name, t.model_id)
+    return answer_from_cache(asked, t.k, t.ef, store, cache, t.name, t.model_id)
 
 # %% ../../nbs/performance/70_performance.ipynb #80a0dadb
 def _words(t: Task, store: Store, cache: Cache | None, asked: tuple[int, str]) -> list[Hit]:
@@ -248,10 +248,10 @@ def drawn(store: Store, t: Task, n: int, seed: int) -> list:  # n questions of t
     if t.component == "similarity_search" and t.model_id == MODEL_ID:
         return list(catalog.embeddings(1_000_000 + 1_000 * seed, 1_000_000 + 1_000 * seed + n))         # in no store
     if t.component in ("filtered_search", "word_search", "hybrid_search"):
-        rows = Store.query(store, Plan(FACETS, (t.model_id, seed, n)))
+        rows = Store.query(store, Query(FACETS, (t.model_id, seed, n)))
         ask = _where if t.component == "filtered_search" else _text
         return [(r[0], ask(i, rows[i - 1])) for i, r in enumerate(rows)]            # a track, and what another one is like
-    ids = [r[0] for r in Store.query(store, Plan(IDS, (t.model_id, seed, 1_000_000 if t.component == "cached_search" else n)))]
+    ids = [r[0] for r in Store.query(store, Query(IDS, (t.model_id, seed, 1_000_000 if t.component == "cached_search" else n)))]
     if t.component != "cached_search" or not ids: return ids
     weight = 1 / np.arange(1, len(ids) + 1) ** (t.skew == "zipf")
     return [ids[i] for i in np.random.default_rng(seed).choice(len(ids), n, p=weight / weight.sum())]
@@ -310,7 +310,7 @@ def share(self: Profile, *names: str) -> float:  # from 0 to 1
 def watching(store: Store, task: Task, cache: Cache | None) -> Iterator[tuple[Watched, Cache | None]]:
     "The instruments; whatever they leave in the cache goes with them, and so do their connections."
     watched, mine = Watched(store), None
-    watched._cache = store._cache
+    watched.memo = store.memo
     if task.component == "cached_search" and cache is None:
         cache = mine = WatchedCache(store.lab, prefix=f"profile-{time.time_ns():x}", ttl_s=120, wait_s=30)
     try: yield watched, cache
@@ -382,13 +382,13 @@ def width(task: Task, store: Store, asked: Sequence, ef: int, target: float) -> 
     return found
 
 # %% ../../nbs/performance/70_performance.ipynb #8524cd11
-def statements(store: Watched, notes: Sequence[tuple[Plan, float]], asked: int, before: dict, after: dict) -> list[Statement]:
+def statements(store: Watched, notes: Sequence[tuple[Query, float]], asked: int, before: dict, after: dict) -> list[Statement]:
     "The statements that were sent, most time first: the server's counters, and the plan of a typical call."
     found = []
-    for sql in dict.fromkeys(plan.sql for plan, _ in notes):
-        calls = sorted(((ms, i) for i, (plan, ms) in enumerate(notes) if plan.sql == sql))
+    for sql in dict.fromkeys(query.sql for query, _ in notes):
+        calls = sorted(((ms, i) for i, (query, ms) in enumerate(notes) if query.sql == sql))
         typical = notes[calls[len(calls) // 2][1]][0]
-        seen = store.attempt(lambda s, plan=typical: explain_run(s, plan))
+        seen = store.attempt(lambda s, query=typical: explain_run(s, query))
         key, top = seen.raw.get("Query Identifier"), seen.raw["Plan"]
         n, ms, rows, hit, read, _ = after[key] - before.get(key, 0) if key in after else np.zeros(6)
         source = "pg_stat_statements" if n >= 1 else "explain"
@@ -813,7 +813,7 @@ def _run(advice: Advice, batch: tuple[str, ...], store: Store) -> float:
             except con.Error as e:
                 said = str(e).splitlines()[0]
                 raise LabError(f"statement {i} of {len(batch)} failed ({said}): profile again before you go on.") from e
-    store._cache.clear()
+    store.memo.clear()
     store.forget()                                          # new connections: new settings, new plans
     return time.perf_counter() - began
 
@@ -839,7 +839,7 @@ class Load:
 def by_threads(store: Store, asked: Sequence, clients: int, k: int = 10) -> Load:
     "Clients as threads of this process, each with a connection; the questions are dealt out among them."
     shared, deal = Store(store.lab, store.tenant, size=clients, wait_s=60), [asked[i::clients] for i in range(clients)]
-    shared._cache = store._cache
+    shared.memo = store.memo
     try:
         with ThreadPoolExecutor(clients) as pool:
             list(pool.map(lambda mine: one_client(shared, mine[:3], k), deal))                # connections, prepared statements
@@ -852,7 +852,7 @@ def by_threads(store: Store, asked: Sequence, clients: int, k: int = 10) -> Load
 async def by_tasks(store: Store, asked: Sequence, clients: int, k: int = 10) -> Load:
     "Clients as tasks of the running event loop, each with a connection."
     shared, deal, ms = Store(store.lab, store.tenant, wait_s=60), [asked[i::clients] for i in range(clients)], []
-    shared._cache = store._cache
+    shared.memo = store.memo
     async def client(mine: Sequence) -> list[float]:
         took = []
         for x in mine:

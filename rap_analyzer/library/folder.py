@@ -27,7 +27,7 @@ from ..music.catalog import Track
 from ..music.files import audio_files, names, shown, words_beside
 from ..search.cache import Cache
 from ..search.ingest import KNOWN, alone, place
-from ..search.store import Plan, Store, decode_track, default_store
+from ..search.store import Query, Store, decode_track, default_store
 
 # %% ../../nbs/library/10_folder.ipynb #b1596360
 SOURCE, MODELS = "files", "SELECT DISTINCT track_id FROM embeddings WHERE track_id = ANY(%s)"
@@ -52,12 +52,12 @@ def fingerprint(path: Path) -> str:  # 32 characters; empty for what cannot be r
 # %% ../../nbs/library/10_folder.ipynb #5ab01c37
 def known(store: Store, ids: Sequence[str]) -> dict[str, Track]:  # by external id
     "What the store has of these files already."
-    return {t.external_id: t for t in map(decode_track, store.query(Plan(KNOWN, (SOURCE, list(ids)))))}
+    return {t.external_id: t for t in map(decode_track, store.query(Query(KNOWN, (SOURCE, list(ids)))))}
 
 
 def placed(store: Store, tracks: Iterable[Track]) -> set[int]:  # their ids
     "Which tracks have an embedding."
-    return {i for (i,) in store.query(Plan(MODELS, ([t.id for t in tracks],)))}
+    return {i for (i,) in store.query(Query(MODELS, ([t.id for t in tracks],)))}
 
 # %% ../../nbs/library/10_folder.ipynb #a4e0f123
 class Refused(NamedTuple):

@@ -17,7 +17,7 @@ from ..music.audio import Clip
 from ..music.embedding import MODEL_ID
 from ..music.generator import embeddings
 from ..search.index import Hit, build, drop, similar
-from ..search.store import Plan, Store, default_store
+from ..search.store import Query, Store, default_store
 
 # %% ../../nbs/library/15_neighbours.ipynb #5f5c675c
 WITHOUT = """SELECT id, external_id FROM tracks t WHERE source = 'synthetic' AND external_id ~ '^syn-[0-9]{7}$'
@@ -29,7 +29,7 @@ MANY = 2_000  # from so many on, an index is quicker made anew than added to
 def fill_heard(store: Store) -> int:  # embeddings added
     "Give every catalog track in a store its place in the model that can be compared with your songs; safe to repeat."
     with locked(store.lab.dir / "heard.lock", 600):
-        rows = store.query(Plan(WITHOUT, (MODEL_ID,)))
+        rows = store.query(Query(WITHOUT, (MODEL_ID,)))
         if not rows: return 0
         if len(rows) >= MANY: drop("hnsw_halfvec", store, MODEL_ID)
         ids, numbers = np.array([i for i, _ in rows]), np.array([int(name[4:]) for _, name in rows])

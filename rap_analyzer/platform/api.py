@@ -49,8 +49,9 @@ from ..music.catalog import Track
 from ..search.cache import Cache, scope_of
 from ..search.filters import Filter, afiltered, read_filter
 from ..search.fulltext import afind, ahybrid
-from ..search.index import Hit, achoose, built, decode, plan_similar, similar
-from ..search.store import NoEmbedding, Plan, Store, UnknownTrack, decode_track, default_store, plan_tracks
+from ..search.index import Hit, achoose, built, decode, select_similar, similar
+from ..search.store import NoEmbedding, Store, UnknownTrack, decode_track, default_store, select_tracks
+from ..search.store import Query as SqlQuery
 
 # %% ../../nbs/platform/10_api.ipynb #aeddc752
 @contextmanager
@@ -329,18 +330,18 @@ async def booked(request: Request, work: Awaitable) -> object:  # what the work 
     finally: request.scope["exchange"].db_s += time.perf_counter() - began
 
 
-async def ask(request: Request, plan: Plan) -> list:  # rows
-    "Run a plan on the store's async pool."
-    return await booked(request, request.app.state.store.aquery(plan))
+async def ask(request: Request, query: SqlQuery) -> list:  # rows
+    "Run a query on the store's async pool."
+    return await booked(request, request.app.state.store.aquery(query))
 
 
 async def nearest(request: Request, asked: SimilarQuery) -> list[Hit]:
     "The k most similar tracks; whatever is odd is asked again by `similar`, which knows why."
     store, k = request.app.state.store, asked.k
     if where := asked.where(): return await booked(request, afiltered(asked.track_id, k, where, asked.ef, store=store))
-    plan = plan_similar(asked.track_id, k, asked.ef, await achoose(store, k))
-    rows = await ask(request, plan)
-    hits = decode(plan, rows, k, asked.track_id) if rows and rows[0][1] is not None else []
+    query = select_similar(asked.track_id, k, asked.ef, await achoose(store, k))
+    rows = await ask(request, query)
+    hits = decode(query, rows, k, asked.track_id) if rows and rows[0][1] is not None else []
     if len(hits) == k: return hits
     try: return await asyncio.to_thread(similar, asked.track_id, k, asked.ef, store=store)
     except ValueError as e: raise HTTPException(422, str(e)) from None
@@ -394,7 +395,7 @@ async def search_tracks(request: Request, asked: Annotated[SearchQuery, Query()]
 # %% ../../nbs/platform/10_api.ipynb #424f6d64
 async def named(request: Request, ids: Sequence[int]) -> list[Track]:
     "The tracks with these ids, in no particular order; unknown ones are left out."
-    return [decode_track(row) for row in await ask(request, plan_tracks(ids))]
+    return [decode_track(row) for row in await ask(request, select_tracks(ids))]
 
 
 def about(t: Track | None) -> dict[str, str | None]:
@@ -471,7 +472,7 @@ async def live() -> HealthOut:
 async def ready(request: Request) -> HealthOut | Response:
     "Ask PostgreSQL (as the application, on a real table) and Valkey, both at once."
     store = request.app.state.store
-    asked = {"postgres": store.aquery(Plan("SELECT 1 FROM tracks LIMIT 1")), "valkey": ping(store)}
+    asked = {"postgres": store.aquery(SqlQuery("SELECT 1 FROM tracks LIMIT 1")), "valkey": ping(store)}
     checks = dict(zip(asked, await asyncio.gather(*map(verdict, asked.values())), strict=True))
     wrong = [f"{name}: {said}" for name, said in checks.items() if said != "ok"]
     if wrong: return bad(503, f"not ready: {'; '.join(wrong)}", "/health/live still answers")

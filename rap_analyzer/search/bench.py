@@ -26,7 +26,7 @@ from ..lab import Lab
 from ..ledger import machine, one_core, record
 from ..music import catalog
 from ..music.catalog import MODEL_ID
-from .index import BASIC, METHODS, build, built, check_plan, drop, nearest_ids, plan_similar, recall, similar
+from .index import BASIC, METHODS, build, built, check_plan, drop, nearest_ids, recall, select_similar, similar
 from .store import EMBEDDING, Session, Store, copy_file, copy_in, default_store, fill, migrate
 
 # %% ../../nbs/performance/50_bench.ipynb #c671d47a
@@ -87,9 +87,9 @@ def bare_ask(store: Store) -> Ask:
     "The driver alone: prepared, binary, the same SQL and the same settings as ours."
     con, width = Session(store.dsn).con, [0]
     def ask(q: np.ndarray, ef: int, k: int = 10) -> list[int]:
-        plan = plan_similar(q, k, ef)
-        if plan.ef != width[0]: con.execute(f"SET hnsw.ef_search = {plan.ef}"); width[0] = plan.ef
-        return [r[0] for r in con.execute(plan.sql, plan.params, prepare=True, binary=True).fetchall()]
+        query = select_similar(q, k, ef)
+        if query.ef != width[0]: con.execute(f"SET hnsw.ef_search = {query.ef}"); width[0] = query.ef
+        return [r[0] for r in con.execute(query.sql, query.params, prepare=True, binary=True).fetchall()]
     ask.pid = con.info.backend_pid
     return ask
 
@@ -192,7 +192,7 @@ def floor(store: Store, asks: dict[str, Ask], n: int = 300) -> dict[str, float |
 # %% ../../nbs/performance/50_bench.ipynb #8f305e7d
 def plans(store: Store, Q: np.ndarray, k: int, names: Sequence[str] = BASIC) -> dict[str, str]:  # method -> its plan, in one line
     "The plan of each SQL method; LabError where the intended index is not used."
-    seen = {name: check_plan(store, name, plan_similar(Q[0], k, name=name)) for name in names}
+    seen = {name: check_plan(store, name, select_similar(Q[0], k, name=name)) for name in names}
     return {**seen, "bare_psycopg": seen["hnsw_halfvec"], "hnswlib": "in process", "numpy": "in process"}
 
 # %% ../../nbs/performance/50_bench.ipynb #403be11e

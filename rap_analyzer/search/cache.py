@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'HITS', 'VERSION', 'COUNTERS', 'FAILURES', 'Talk', 'NOTHING', 'RELEASE', 'encode_hits', 'decode_hits',
-           'Codec', 'key_of', 'spread_ttl', 'Cache', 'scope_of', 'question', 'default_cache', 'cached_similar',
-           'acached_similar']
+           'Codec', 'key_of', 'spread_ttl', 'Cache', 'scope_of', 'question', 'default_cache', 'answer_from_cache',
+           'aanswer_from_cache']
 
 # %% ../../nbs/performance/30_cache.ipynb #71e3e4cd
 import asyncio
@@ -444,7 +444,7 @@ def default_cache() -> Cache:
     return Cache(default_store().lab)
 
 # %% ../../nbs/performance/30_cache.ipynb #bdaf187a
-def cached_similar(
+def answer_from_cache(
     query: int | Track,  # a track or its id
     k: int = 10,  # neighbours
     ef: int | None = None,  # search width; default: settings().search.ef
@@ -459,8 +459,8 @@ def cached_similar(
     return cache.get_or(asked, lambda: similar(query, k, ef, store, name, model_id), scope_of(store), HITS)
 
 
-async def acached_similar(query: int | Track, k: int = 10, ef: int | None = None, *, store: Store, cache: Cache) -> list[Hit]:
-    "`cached_similar`, without blocking the event loop; the store's async pool must be open."
+async def aanswer_from_cache(query: int | Track, k: int = 10, ef: int | None = None, *, store: Store, cache: Cache) -> list[Hit]:
+    "`answer_from_cache`, without blocking the event loop; the store's async pool must be open."
     asked = question(query, k, ef, None, MODEL_ID)
     cache.follow(store)
     return await cache.aget_or(asked, lambda: asimilar(query, k, ef, store=store), scope_of(store), HITS)

@@ -33,12 +33,12 @@ from ..lab import Lab, locked
 from ..learn import words
 from ..ledger import schedule
 from ..music.catalog import MODEL_ID
-from .cache import Cache, cached_similar
+from .cache import Cache, answer_from_cache
 from .index import build, built, method, similar
-from .store import Plan, Session, Store, default_store, explain, session_dsn
+from .store import Query, Session, Store, default_store, explain, session_dsn
 
 # %% ../../nbs/performance/40_drill.ipynb #0f9bb608
-REFERENCE = Plan("SELECT count(*) FROM generate_series(1, 5000)")
+REFERENCE = Query("SELECT count(*) FROM generate_series(1, 5000)")
 
 
 def timed(
@@ -60,13 +60,13 @@ def timed(
     return 1_000 * float(asked[1]), float(asked[0] / reference[0])
 
 # %% ../../nbs/performance/40_drill.ipynb #542e7056
-GENRES = Plan("SELECT genre, count(*), avg(rank) FROM track_genres GROUP BY genre")
+GENRES = Query("SELECT genre, count(*), avg(rank) FROM track_genres GROUP BY genre")
 
 
 def _liked(store: Store, n: int) -> list[int]:
     "Tracks to ask about: those with the lowest ids."
-    plan = Plan("SELECT track_id FROM embeddings WHERE model_id = %s ORDER BY track_id LIMIT %s", (MODEL_ID, n))
-    return [i for (i,) in store.query(plan)]
+    query = Query("SELECT track_id FROM embeddings WHERE model_id = %s ORDER BY track_id LIMIT %s", (MODEL_ID, n))
+    return [i for (i,) in store.query(query)]
 
 
 def _similar(store: Store) -> tuple[float, float]:
@@ -84,14 +84,14 @@ def _genres(store: Store) -> tuple[float, float]:
 # %% ../../nbs/performance/40_drill.ipynb #a3a437d4
 def _size(store: Store) -> tuple[float, float]:
     "How much the table of genres takes on disk."
-    mb = store.query(Plan("SELECT pg_table_size('track_genres') / 1048576.0"))[0][0]
+    mb = store.query(Query("SELECT pg_table_size('track_genres') / 1048576.0"))[0][0]
     return float(mb), float(mb)
 
 
 def _hits(store: Store, n: int = 30) -> tuple[float, float]:
     "Which share of questions is answered from memory when it is asked for the second time."
     with closing(Cache(store.lab, rest_s=0.05)) as cache:
-        ask, liked = (lambda i: cached_similar(i, store=store, cache=cache)), _liked(store, n)
+        ask, liked = (lambda i: answer_from_cache(i, store=store, cache=cache)), _liked(store, n)
         try:
             for i in liked: ask(i)
             before = cache.counters()["hits"]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NUMBER', 'RANGE', 'FORMS', 'EXACT_UP_TO', 'WALK', 'QUESTION', 'WHY', 'check_text', 'check_bound', 'check_bounds',
            'fold', 'Filter', 'parse_range', 'read_filter', 'ladder', 'nearest_admitted', 'conditions', 'by_hand',
-           'limits', 'plan_filtered', 'decode_filtered', 'filtered', 'afiltered', 'one_rung', 'bench_filters',
+           'limits', 'select_filtered', 'decode_filtered', 'filtered', 'afiltered', 'one_rung', 'bench_filters',
            'keep_filters']
 
 # %% ../../nbs/performance/20_filters.ipynb #ab3e4e1d
@@ -26,7 +26,7 @@ from ..ledger import measure, one_core, record
 from ..music import catalog
 from ..music.catalog import MODEL_ID, Track
 from .index import Hit, asimilar, build, built, check_k, check_vector, knows, nearest_ids, recall, similar
-from .store import Plan, Session, Store, bad_text, check_id, default_store, fill
+from .store import Query, Session, Store, bad_text, check_id, default_store, fill
 
 # %% ../../nbs/performance/20_filters.ipynb #4d95885e
 def check_text(name: str, text: str | None) -> str | None:  # trimmed, composed (NFC)
@@ -183,14 +183,14 @@ def limits(k: int, indexed: bool = True) -> tuple[int | None, int]:  # (most mat
     return round(EXACT_UP_TO * wider), round(WALK * wider)
 
 # %% ../../nbs/performance/20_filters.ipynb #ca3088d2
-def plan_filtered(
+def select_filtered(
     query: int | Track | np.ndarray,  # a track, its id, or a vector of shape (512,)
     k: int = 10,  # neighbours
     where: Filter = Filter(),  # noqa: B008  (it cannot change)
     ef: int = 40,  # search width of the index
     model_id: str = MODEL_ID,  # which embeddings
     within: tuple[int | None, int] = (EXACT_UP_TO, WALK),  # from `limits`
-) -> Plan:
+) -> Query:
     "The question as one statement; the database counts the matches and chooses the way."
     k = check_k(k)
     if isinstance(query, Track): query = query.id
@@ -199,7 +199,7 @@ def plan_filtered(
         ask, first = "(SELECT embedding FROM embeddings WHERE track_id = %s AND model_id = %s)", (check_id(query), model_id)
         k += 1                                             # the track itself may be among them; it is left out of the answer
     ef = None if within[0] is None else min(max(ef, k), 1_000)
-    return Plan(QUESTION.format(ask), (*first, model_id, k, *within, *where.params()), ef, f"hnsw_halfvec ef={ef}")
+    return Query(QUESTION.format(ask), (*first, model_id, k, *within, *where.params()), ef, f"hnsw_halfvec ef={ef}")
 
 # %% ../../nbs/performance/20_filters.ipynb #a7db2c81
 WHY = {"exact": "exact over {n:,}", "iterative": "{name} iterative, over {most:,} match",
@@ -207,13 +207,14 @@ WHY = {"exact": "exact over {n:,}", "iterative": "{name} iterative, over {most:,
 
 
 def decode_filtered(
-    plan: Plan,  # the question
+    statement: Query,  # the question
     rows: Sequence[tuple],  # track id, distance, the way that was taken, matches
     k: int,  # neighbours asked for
     without: int | None = None,  # a track to leave out
 ) -> list[Hit]:  # nearest first
     "Rows as hits that say how they were found."
-    return [Hit(i, -distance, WHY[how].format(n=n, most=n - 1, name=plan.why)) for i, distance, how, n in rows if i != without][:k]
+    said = lambda how, n: WHY[how].format(n=n, most=n - 1, name=statement.why)
+    return [Hit(i, -distance, said(how, n)) for i, distance, how, n in rows if i != without][:k]
 
 
 def _asked(query: object, where: Filter | None) -> tuple[Filter, int | None]:  # the filter, and the track to leave out
@@ -234,10 +235,10 @@ def filtered(
     (where, itself), store = _asked(query, where), store or default_store()
     if not where: return similar(query, k, ef, store, model_id=model_id)
     within = limits(check_k(k), "hnsw_halfvec" in built(store, model_id))
-    plan = plan_filtered(query, k, where, ef or settings().search.ef, model_id, within)
-    rows = store.query(plan)
+    statement = select_filtered(query, k, where, ef or settings().search.ef, model_id, within)
+    rows = store.query(statement)
     if rows and rows[0][2] == "no query": raise store.missing(itself, model_id)
-    return decode_filtered(plan, rows, k, itself)
+    return decode_filtered(statement, rows, k, itself)
 
 # %% ../../nbs/performance/20_filters.ipynb #7dcf20c0
 async def afiltered(
@@ -250,17 +251,17 @@ async def afiltered(
     if not where: return await asyncio.to_thread(similar, query, k, ef, store, None, model_id)
     ready = knows(store, model_id)
     if ready is None: ready = await asyncio.to_thread(built, store, model_id)
-    plan = plan_filtered(query, k, where, ef or settings().search.ef, model_id, limits(check_k(k), "hnsw_halfvec" in ready))
-    rows = await store.aquery(plan)
+    statement = select_filtered(query, k, where, ef or settings().search.ef, model_id, limits(check_k(k), "hnsw_halfvec" in ready))
+    rows = await store.aquery(statement)
     if rows and rows[0][2] == "no query": raise await asyncio.to_thread(store.missing, itself, model_id)
-    return decode_filtered(plan, rows, k, itself)
+    return decode_filtered(statement, rows, k, itself)
 
 # %% ../../nbs/performance/20_filters.ipynb #4ef9728c
 def one_rung(store: Store, hand: Session, name: str, where: Filter, asked: Sequence[int], k: int) -> tuple[dict, list]:
     "Time one filter against the query written by hand, in turns on one core; also what it found."
     ours = lambda i: filtered(asked[i], k, where, store=store)
-    plan = Plan(by_hand(where, k))
-    bare = lambda i: hand.fetch(Plan(plan.sql, (asked[i],)))
+    exact = by_hand(where, k)
+    bare = lambda i: hand.fetch(Query(exact, (asked[i],)))
     with store.session() as s: pids = [] if store.lab.external_db else [s.con.info.backend_pid, hand.con.info.backend_pid]
     with one_core(pids): took = measure(f"filters.turns.{name}", {"ours": ours, "by_hand": bare}, n=len(asked))
     found = [ours(i) for i in range(len(asked))]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'BASIC', 'NAIVE', 'LISTS', 'SIZES', 'Method', 'method', 'check_model', 'built', 'knows', 'build', 'drop',
-           'Hit', 'check_vector', 'check_k', 'plan_similar', 'question', 'decode', 'choose', 'achoose', 'too_few',
+           'Hit', 'check_vector', 'check_k', 'select_similar', 'question', 'decode', 'choose', 'achoose', 'too_few',
            'similar', 'asimilar', 'recall', 'nearest_ids', 'explain_similar', 'check_plan']
 
 # %% ../../nbs/performance/15_index.ipynb #52ed7458
@@ -22,7 +22,7 @@ from pgvector import HalfVector
 from ..core import LabError, settings
 from ..lab import locked
 from ..music.catalog import DIM, MODEL_ID, Track
-from .store import Explain, Plan, Store, check_id, default_store, explain
+from .store import Explain, Query, Store, check_id, default_store, explain
 
 # %% ../../nbs/performance/15_index.ipynb #808014aa
 @dataclass(frozen=True, slots=True)
@@ -108,20 +108,19 @@ def built(store: Store, model_id: str = MODEL_ID, fresh: bool = False) -> dict[s
     "Which methods are ready to be searched with, and what they cost; looked up once a minute."
     known = None if fresh else knows(store, model_id)
     if known is not None: return known
-    rows, ready = dict(store.query(Plan(SIZES))), {}
+    rows, ready = dict(store.query(Query(SIZES))), {}
     for way in METHODS.values():
         thing = json.loads(rows.get(way.index_name(model_id) or way.table) or "null")
         note = json.loads(thing and thing["note"] or "null") or {}
         if thing and note.get("model_id", "" if way.name != "exact_halfvec" else model_id) == model_id:
             ready[way.name] = {**note, "mb": float(thing["mb"])}
-    store._cache["built", model_id] = time.monotonic() + 60, ready
+    store.memo.put(("built", model_id), ready, ttl_s=60)
     return ready
 
 
 def knows(store: Store, model_id: str) -> dict[str, dict] | None:  # None: the database has to be asked
     "What `built` found less than a minute ago."
-    until, ready = store._cache.get(("built", model_id), (0.0, None))
-    return ready if time.monotonic() < until else None
+    return store.memo.get(("built", model_id))
 
 # %% ../../nbs/performance/15_index.ipynb #d45bffce
 def build(
@@ -181,13 +180,13 @@ def check_k(k: int) -> int:
     return int(k)
 
 # %% ../../nbs/performance/15_index.ipynb #02436379
-def plan_similar(
+def select_similar(
     query: int | Track | np.ndarray,  # a track, its id, or a vector of shape (512,)
     k: int = 10,  # neighbours
     ef: int = 40,  # search width; at least k is used, at most 1,000
     name: str = "hnsw_halfvec",  # one of METHODS
     model_id: str = MODEL_ID,  # which embeddings
-) -> Plan:
+) -> Query:
     "The question as SQL. An exact method adds zero to the distance, so that no index fits."
     way, k, model = method(name), check_k(k), check_model(model_id)
     if isinstance(query, Track): query = query.id
@@ -198,7 +197,7 @@ def plan_similar(
         params, k = (check_id(query),), k + 1          # the track itself comes first; it is left out of the answer
         ask = f"(SELECT embedding FROM {way.table} WHERE track_id = %s AND model_id = '{model}')"
     ef = min(max(ef, 1 if way.dial == "ivfflat.probes" else k), 1_000) if way.index else None
-    return Plan(question(way, model, ask, k, ef), params if way.index and not way.rough else params * 2, ef,
+    return Query(question(way, model, ask, k, ef), params if way.index and not way.rough else params * 2, ef,
                 f"{name} ef={ef}" if ef else name, way.dial)
 
 
@@ -211,13 +210,13 @@ def question(way: Method, model: str, ask: str, k: int, ef: int | None) -> str: 
 
 # %% ../../nbs/performance/15_index.ipynb #1bd4c10c
 def decode(
-    plan: Plan,  # the question
+    statement: Query,  # the question
     rows: Sequence[tuple[int, float | None]],  # track id and distance, nearest first
     k: int,  # neighbours asked for
     without: int | None = None,  # a track to leave out
 ) -> list[Hit]:
     "Rows as hits: a distance becomes a similarity."
-    why, base = plan.why, 1.0 if "<=>" in plan.sql else 0.0
+    why, base = statement.why, 1.0 if "<=>" in statement.sql else 0.0
     return [Hit(i, base - d, why) for i, d in rows if i != without][:k]
 
 # %% ../../nbs/performance/15_index.ipynb #1700a157
@@ -250,28 +249,28 @@ def similar(
 ) -> list[Hit]:  # nearest first; raises ValueError, UnknownTrack, NoEmbedding, LabError
     "The k most similar tracks."
     store = store or default_store()
-    plan = plan_similar(query, k, ef or settings().search.ef, choose(store, k, name, model_id), model_id)
-    return _answer(store, plan, store.query(plan), query, k, model_id)
+    statement = select_similar(query, k, ef or settings().search.ef, choose(store, k, name, model_id), model_id)
+    return _answer(store, statement, store.query(statement), query, k, model_id)
 
 # %% ../../nbs/performance/15_index.ipynb #6fa0dc8d
-def _answer(store: Store, plan: Plan, rows: list, query: object, k: int, model_id: str) -> list[Hit]:
+def _answer(store: Store, statement: Query, rows: list, query: object, k: int, model_id: str) -> list[Hit]:
     "Check and decode; the two odd cases end in an error that says why."
     itself = None if isinstance(query, np.ndarray | list | tuple) else getattr(query, "id", query)
     if itself is not None and (not rows or rows[0][1] is None): raise store.missing(itself, model_id)
-    hits = decode(plan, rows, k, itself)
-    if len(hits) < k and plan.ef:       # the index gave up too early, among rows of other tenants: compare with everything
-        plan = plan_similar(query, k, name="exact_halfvec", model_id=model_id)
-        hits = decode(plan, store.query(plan), k, itself)
+    hits = decode(statement, rows, k, itself)
+    if len(hits) < k and statement.ef:  # the index gave up too early, among rows of other tenants: compare with everything
+        statement = select_similar(query, k, name="exact_halfvec", model_id=model_id)
+        hits = decode(statement, store.query(statement), k, itself)
     return hits if len(hits) == k else too_few(store, k, hits, model_id)
 
 
 async def asimilar(query: int | Track | np.ndarray, k: int = 10, ef: int | None = None, *, store: Store) -> list[Hit]:
     "`similar`, without blocking the event loop; the store's async pool must be open."
     name = await achoose(store, k)
-    plan = plan_similar(query, k, ef or settings().search.ef, name, MODEL_ID)
-    rows = await store.aquery(plan)
-    if len(rows) >= k and rows[0][1] is not None: return _answer(store, plan, rows, query, k, MODEL_ID)
-    return await asyncio.to_thread(_answer, store, plan, rows, query, k, MODEL_ID)      # the odd cases ask again
+    statement = select_similar(query, k, ef or settings().search.ef, name, MODEL_ID)
+    rows = await store.aquery(statement)
+    if len(rows) >= k and rows[0][1] is not None: return _answer(store, statement, rows, query, k, MODEL_ID)
+    return await asyncio.to_thread(_answer, store, statement, rows, query, k, MODEL_ID)      # the odd cases ask again
 
 # %% ../../nbs/performance/15_index.ipynb #fa7abc27
 def recall(
@@ -295,14 +294,14 @@ def nearest_ids(
     return np.take_along_axis(part, order, axis=1)
 
 # %% ../../nbs/performance/15_index.ipynb #6838274c
-def explain_similar(store: Store, plan: Plan) -> Explain:
+def explain_similar(store: Store, statement: Query) -> Explain:
     "The plan PostgreSQL chose for a similarity query, as the application's role."
-    with store.session() as s: return explain(s.con, plan.sql, plan.params, analyze=False)
+    with store.session() as s: return explain(s.con, statement.sql, statement.params, analyze=False)
 
 
-def check_plan(store: Store, name: str, plan: Plan, model_id: str = MODEL_ID) -> str:  # a line that names the plan
+def check_plan(store: Store, name: str, statement: Query, model_id: str = MODEL_ID) -> str:  # a line that names the plan
     "Raise LabError unless the query runs the way the method intends."
-    seen, want = explain_similar(store, plan), method(name).index_name(model_id)
+    seen, want = explain_similar(store, statement), method(name).index_name(model_id)
     vector_indexes = [i for i in seen.indexes if i.startswith("ix_")]
     if want and want not in seen.indexes: raise LabError(f"{name} did not use {want}; the plan was: {seen}")
     if not want and vector_indexes: raise LabError(f"{name} should scan, but used {vector_indexes[0]}")

@@ -29,7 +29,7 @@ from ..core import LabError, progress
 from ..lab import locked
 from ..music.catalog import DIM, KEYS, Track
 from .cache import Cache
-from .store import TRACK_SQL, Plan, Store, bad_text, decode_track, default_store
+from .store import TRACK_SQL, Query, Store, bad_text, decode_track, default_store
 
 # %% ../../nbs/performance/35_ingest.ipynb #e519be04
 RANGES = {"danceability": (0, 1), "energy": (0, 1), "valence": (0, 1), "speechiness": (0, 1), "acousticness": (0, 1),
@@ -325,7 +325,7 @@ def place(store: Store, source: str, names: Sequence[str]) -> dict[str, int]:
     ids, waiting, attempt = {}, list(names), 0
     while waiting:
         tried = {name: new_id(source, name, attempt) for name in waiting}
-        asked = store.query(Plan("SELECT id FROM tracks WHERE id = ANY(%s)", (list(tried.values()),)))
+        asked = store.query(Query("SELECT id FROM tracks WHERE id = ANY(%s)", (list(tried.values()),)))
         taken = {i for (i,) in asked} | set(ids.values())
         for name, i in tried.items():
             if i not in taken: ids[name] = i; taken.add(i)
@@ -451,11 +451,11 @@ def write_batch(
 ) -> Counter:  # how many are new, changed, unchanged, and have a vector
     "Load one batch in one transaction; what is there already and the same is not written."
     names = [row.external_id for row, _ in rows]
-    have = {t.external_id: t for t in map(decode_track, store.query(Plan(KNOWN, (source, names))))}
+    have = {t.external_id: t for t in map(decode_track, store.query(Query(KNOWN, (source, names))))}
     ids = {name: t.id for name, t in have.items()} | place(store, source, [name for name in names if name not in have])
     tracks = [to_track(row, ids[row.external_id], genres) for row, genres in rows]
     X = vectors([row.numbers for row, _ in rows]) if RANGES.keys() <= rows[0][0].numbers.keys() else None
-    old = {i: x.to_numpy() for i, x in store.query(Plan(VECTORS, (CSV_MODEL, [t.id for t in have.values()])))}
+    old = {i: x.to_numpy() for i, x in store.query(Query(VECTORS, (CSV_MODEL, [t.id for t in have.values()])))}
     same = [have.get(t.external_id) == t and (X is None or np.array_equal(old.get(t.id), X[i])) for i, t in enumerate(tracks)]
     todo = [i for i, s in enumerate(same) if not s]
     if todo: store.upsert([tracks[i] for i in todo], None if X is None else X[todo], CSV_MODEL, source)

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['SIGNATURE', 'SESSION', 'ANNOUNCED', 'UNANNOUNCED', 'COLUMNS', 'EMBEDDING', 'OLD_GENRES', 'TRACK_SQL', 'copy_records',
-           'copy_file', 'copy_in', 'Explain', 'explain', 'migrate', 'Plan', 'UnknownTrack', 'NoEmbedding',
-           'session_dsn', 'Session', 'Store', 'plain', 'lost', 'bad_text', 'check_track', 'check_vectors',
-           'neighbourly', 'merge_sql', 'stage', 'plan_tracks', 'check_id', 'decode_track', 'default_store', 'fill']
+           'copy_file', 'copy_in', 'Explain', 'explain', 'migrate', 'Query', 'UnknownTrack', 'NoEmbedding',
+           'session_dsn', 'Session', 'Memo', 'Store', 'plain', 'lost', 'bad_text', 'check_track', 'check_vectors',
+           'order_by_similarity', 'merge_sql', 'stage', 'select_tracks', 'check_id', 'decode_track', 'default_store',
+           'fill']
 
 # %% ../../nbs/performance/10_store.ipynb #06568cdf
 import queue
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -138,7 +140,7 @@ def migrate(
 
 # %% ../../nbs/performance/10_store.ipynb #8f164c18
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Query:
     "A query as a value: SQL with placeholders, parameters, and the search width that HNSW should use."
     sql: str
     params: tuple = ()
@@ -179,12 +181,31 @@ class Session:
         register_vector(self.con)
         self.cur = self.con.cursor(binary=True)
 
-    def fetch(self, plan: Plan) -> list[TupleRow]:
-        "Run a plan, prepared and binary."
-        if plan.ef and (plan.dial, plan.ef) != self.ef:
-            self.con.execute("SELECT set_config(%s, %s, false)", [plan.dial, str(plan.ef)])
-            self.ef = plan.dial, plan.ef
-        return self.cur.execute(plan.sql, plan.params, prepare=True).fetchall()
+    def fetch(self, query: Query) -> list[TupleRow]:
+        "Run a query, prepared and binary."
+        if query.ef and (query.dial, query.ef) != self.ef:
+            self.con.execute("SELECT set_config(%s, %s, false)", [query.dial, str(query.ef)])
+            self.ef = query.dial, query.ef
+        return self.cur.execute(query.sql, query.params, prepare=True).fetchall()
+
+# %% ../../nbs/performance/10_store.ipynb #5e1f0ca3
+class Memo:
+    "What was found out about a store's data (which indexes are built, say), until it is too old or the data changes."
+    def __init__(self): self._kept: dict[Hashable, tuple[float, object]] = {}
+
+    def put(self, key: Hashable, value: object, ttl_s: float) -> None:
+        "Remember a value for so many seconds, in place of an older one."
+        self._kept[key] = time.monotonic() + ttl_s, value
+
+    def get(self, key: Hashable) -> object | None:  # None: never found out, or too long ago
+        "What was remembered, if it still counts."
+        until, value = self._kept.get(key, (0.0, None))
+        return value if time.monotonic() < until else None
+
+    def clear(self) -> None:
+        "Forget everything."
+        self._kept.clear()
+
 
 # %% ../../nbs/performance/10_store.ipynb #08ff3c9e
 class Store:
@@ -197,7 +218,7 @@ class Store:
         wait_s: float = 5,  # patience for a free connection
     ):
         self.lab, self.tenant, self.wait_s = lab, tenant or settings().api.tenant, wait_s
-        self._cache, self.listeners = {}, {}                 # what is known of the data; who wants to hear that it changed
+        self.memo, self.listeners = Memo(), {}               # what was found out about the data; callbacks for each change of it
         if not re.fullmatch("[a-z][a-z0-9_-]{0,30}", self.tenant):
             raise ValueError(f"expected a tenant (a letter, then letters, digits, - or _; at most 31), got {self.tenant!r}")
         self._idle: queue.LifoQueue[Session | None] = queue.LifoQueue(size)
@@ -262,9 +283,9 @@ def attempt(self: Store, do: Callable[[Session], object]) -> object:  # what it 
 
 
 @patch
-def query(self: Store, plan: Plan) -> list[TupleRow]:
-    "Run a plan and return its rows; a lost connection is tried once more."
-    return self.attempt(lambda s: s.fetch(plan))
+def query(self: Store, query: Query) -> list[TupleRow]:
+    "Run a query and return its rows; a lost connection is tried once more."
+    return self.attempt(lambda s: s.fetch(query))
 
 
 @patch
@@ -300,20 +321,20 @@ async def aclose(self: Store) -> None:
     await self._pool.close()
 
 # %% ../../nbs/performance/10_store.ipynb #c02f16ae
-async def _fetch(con: psycopg.AsyncConnection, plan: Plan) -> list[TupleRow]:
-    "Run a plan on an async connection, which remembers its search width."
-    if plan.ef and (plan.dial, plan.ef) != getattr(con, "_ef", None):
-        await con.execute("SELECT set_config(%s, %s, false)", [plan.dial, str(plan.ef)])
-        con._ef = plan.dial, plan.ef
-    return await (await con.execute(plan.sql, plan.params, prepare=True, binary=True)).fetchall()
+async def _fetch(con: psycopg.AsyncConnection, query: Query) -> list[TupleRow]:
+    "Run a query on an async connection, which remembers its search width."
+    if query.ef and (query.dial, query.ef) != getattr(con, "_ef", None):
+        await con.execute("SELECT set_config(%s, %s, false)", [query.dial, str(query.ef)])
+        con._ef = query.dial, query.ef
+    return await (await con.execute(query.sql, query.params, prepare=True, binary=True)).fetchall()
 
 
 @patch
-async def aquery(self: Store, plan: Plan) -> list[TupleRow]:
+async def aquery(self: Store, query: Query) -> list[TupleRow]:
     "`query`, without blocking the event loop."
     for last in (False, True):
         try:
-            async with self._pool.connection() as con: return await _fetch(con, plan)
+            async with self._pool.connection() as con: return await _fetch(con, query)
         except PoolTimeout:
             raise LabError(f"no database connection within {self.wait_s:.0f} s; try again.") from None
         except psycopg.Error as e:
@@ -378,7 +399,7 @@ def _copy_genres(con: psycopg.Connection, table: str, tenant: str, tracks: Itera
             for rank, genre in enumerate(t.genres): copy.write_row((tenant, t.id, genre, rank))
 
 # %% ../../nbs/performance/10_store.ipynb #b9f98dfa
-def neighbourly(
+def order_by_similarity(
     H: np.ndarray,  # (n, d) vectors of unit length
     pivots: int = 512,  # how many tracks the others gather around
 ) -> np.ndarray:  # (n,) an order of the rows in which similar ones are close
@@ -399,7 +420,7 @@ def neighbourly(
 @patch
 def register(self: Store) -> Store:  # itself
     "Make sure this store's tenant exists."
-    if not self.query(Plan("SELECT 1 FROM tenants")):
+    if not self.query(Query("SELECT 1 FROM tenants")):
         with self.admin("rap_loader") as con:
             con.execute("INSERT INTO tenants (id) VALUES (%s) ON CONFLICT DO NOTHING", [self.tenant])
     return self
@@ -421,7 +442,7 @@ def load(
             raise LabError(f"tenant {self.tenant!r} has tracks already: use upsert.")
         ids = np.array(_copy_tracks(con, "tracks", self.tenant, source, tracks), dtype=np.int64)
         _copy_genres(con, "track_genres", self.tenant, tracks)
-        near = neighbourly(H)
+        near = order_by_similarity(H)
         copy_in(con, "embeddings", EMBEDDING, self.tenant, ids[near], model_id, H[near])
     self.tidy()
     return len(ids)
@@ -433,7 +454,7 @@ EMBEDDING = ("tenant_id", "track_id", "model_id", "embedding")
 @patch
 def changed(self: Store) -> None:
     "Forget what was known of the data, and tell everybody who keeps answers; every write ends with it."
-    self._cache.clear()
+    self.memo.clear()
     for tell in list(self.listeners.values()): tell()
 
 
@@ -449,8 +470,8 @@ def tidy(self: Store, vacuum: bool = True) -> None:
 @patch
 def count(self: Store, model_id: str | None = None) -> int:  # tracks; with a model, embeddings of it
     "How many tracks (or embeddings) this tenant has."
-    if model_id is None: return self.query(Plan("SELECT count(*) FROM tracks"))[0][0]
-    return self.query(Plan("SELECT count(*) FROM embeddings WHERE model_id = %s", (model_id,)))[0][0]
+    if model_id is None: return self.query(Query("SELECT count(*) FROM tracks"))[0][0]
+    return self.query(Query("SELECT count(*) FROM embeddings WHERE model_id = %s", (model_id,)))[0][0]
 
 # %% ../../nbs/performance/10_store.ipynb #41004c13
 def merge_sql(
@@ -546,10 +567,10 @@ TRACK_SQL = f"""SELECT {', '.join('t.' + c for c in COLUMNS)},
 FROM tracks t WHERE t.id = ANY(%s)"""
 
 
-def plan_tracks(ids: Sequence[int]) -> Plan:
-    "A plan for the tracks with these ids."
+def select_tracks(ids: Sequence[int]) -> Query:
+    "A query for the tracks with these ids."
     for i in ids: check_id(i)
-    return Plan(TRACK_SQL, (list(ids),))
+    return Query(TRACK_SQL, (list(ids),))
 
 
 def check_id(i: int) -> int:  # the same id
@@ -567,7 +588,7 @@ def decode_track(row: Sequence) -> Track:
 @patch
 def tracks(self: Store, ids: Sequence[int]) -> list[Track]:  # in the order asked for
     "Tracks by id; an unknown id raises UnknownTrack."
-    found = {t.id: t for t in map(decode_track, self.query(plan_tracks(ids)))}
+    found = {t.id: t for t in map(decode_track, self.query(select_tracks(ids)))}
     for i in ids:
         if i not in found: raise UnknownTrack(f"no track {i} in tenant {self.tenant!r}")
     return [found[i] for i in ids]
@@ -576,7 +597,7 @@ def tracks(self: Store, ids: Sequence[int]) -> list[Track]:  # in the order aske
 @patch
 def missing(self: Store, track_id: int, model_id: str) -> LookupError:
     "Why there is no embedding: no such track, or a track that this model has not seen."
-    if not self.query(Plan("SELECT 1 FROM tracks WHERE id = %s", (track_id,))):
+    if not self.query(Query("SELECT 1 FROM tracks WHERE id = %s", (track_id,))):
         return UnknownTrack(f"no track {track_id} in tenant {self.tenant!r}")
     return NoEmbedding(f"track {track_id} has no embedding of model {model_id!r} yet; it cannot be compared")
 
@@ -584,8 +605,8 @@ def missing(self: Store, track_id: int, model_id: str) -> LookupError:
 @patch
 def embedding(self: Store, track_id: int, model_id: str = MODEL_ID) -> np.ndarray:  # float16, shape (512,)
     "The embedding of a track."
-    plan = Plan("SELECT embedding FROM embeddings WHERE track_id = %s AND model_id = %s", (check_id(track_id), model_id))
-    rows = self.query(plan)
+    query = Query("SELECT embedding FROM embeddings WHERE track_id = %s AND model_id = %s", (check_id(track_id), model_id))
+    rows = self.query(query)
     if not rows: raise self.missing(track_id, model_id)
     return rows[0][0].to_numpy()
 
