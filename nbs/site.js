@@ -22,10 +22,10 @@ lab.stem = (word) => {
   return russian ? stem : stem.replace(/([bdgmnprt])\1$/, "$1").replace(/(?<=..)y$/, "i");
 };
 
-lab.index = (entries) => {  // entries: [address, title, section, text]; words: stem -> entry -> weight
+lab.index = (entries) => {  // entries: [address, title, section, text, topic]; words: stem -> entry -> weight
   const words = new Map();
-  entries.forEach(([, title, section, text], i) => {
-    for (const [part, weight] of [[section || title, 8], [section ? title : "", 3], [text, 1]]) {
+  entries.forEach(([, title, section, text, topic = ""], i) => {
+    for (const [part, weight] of [[section || title, 8], [section ? title : "", 3], [topic, section ? 3 : 12], [text, 1]]) {
       for (const w of lab.words(part)) {
         const s = lab.stem(w);
         if (!words.has(s)) words.set(s, new Map());
@@ -68,7 +68,8 @@ lab.find = (index, query, most = 20) => {  // entries that hold every word of th
     }
     return score;
   });
-  const asked = wanted.join(" "), named = ([, title, section]) => lab.words(section || title).map(lab.stem).join(" ") === asked;
+  const asked = wanted.join(" "), is = (name) => lab.words(name).map(lab.stem).join(" ") === asked;
+  const named = ([, title, section, , topic = ""]) => (section ? is(section) : is(title) || is(topic));
   const both = [...scores[0].keys()].filter((i) => scores.every((s) => s.has(i)));
   const total = (i) => scores.reduce((sum, s) => sum + s.get(i), named(index.entries[i]) ? 1000 : 0);
   return both.sort((a, b) => total(b) - total(a) || a - b).slice(0, most).map((i) => ({ entry: index.entries[i], stems: used }));
@@ -174,6 +175,16 @@ if (typeof document !== "undefined") (() => {
   });
   if (forms.length) refresh();
 
+  // -- a link into a folded part opens it
+  const reveal = () => {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const fold = target && target.closest("details.built");
+    if (fold && !fold.open) { fold.open = true; target.scrollIntoView(); }
+  };
+  window.addEventListener("hashchange", reveal);
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details.built").forEach((fold) => { fold.open = true; }));
+  reveal();
+
   // -- the sections of this page, under its name in the sidebar, where there is no column for them
   const here = document.querySelector("#quarto-sidebar .sidebar-link.active"), toc = document.querySelector("#TOC > ul");
   if (here && toc) {
@@ -209,10 +220,10 @@ if (typeof document !== "undefined") (() => {
       else input.removeAttribute("aria-activedescendant");
     };
     const line = (name, text) => make("div", { className: `search-result-${name}` }, text);
-    const result = ({ entry: [href, title, section, text], stems }, i) => {
+    const result = ({ entry: [href, title, section, text, topic], stems }, i) => {
       const a = make("a", { className: "search-result", href: up + href, id: `${list.id}-${i}`, role: "option", tabIndex: -1 },
-        line("title", section || title));
-      if (section) a.append(line("section", title));
+        line("title", section || topic || title));
+      if (section || topic) a.append(line("section", section && topic ? `${topic}: ${title}` : title));
       const said = line("text", "");
       said.append(...lab.excerpt(text, stems).map(([s, hit]) => (hit ? make("mark", {}, s) : s)));
       a.append(said);

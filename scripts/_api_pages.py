@@ -213,7 +213,7 @@ def page(module: Module) -> str:
 
 def contents(found: list[Module]) -> str:
     "The page that lists the modules."
-    rows = [f"| [`{m.name}`]({Path(m.page).name}) | {cell(' '.join(m.about.split()))} | [{cell(m.title)}](../{m.owner}) |"
+    rows = [f"| [`{m.name}`]({Path(m.page).name}) | {cell(' '.join(m.about.split()))} | [{cell(m.topic)}](../{m.owner}) |"
             for m in found]
     return "\n".join(["# Reference", "> Every public name of the package, from its source.", "",
                       "Each module is exported from one chapter, which says why it is the way it is.", "",

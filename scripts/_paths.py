@@ -1,8 +1,9 @@
-"""The reading paths of nbs/book.toml as the site shows them: a Start page, and at the foot of a chapter where its paths go on."""
+"""The order of nbs/book.toml as the site shows it: a Start page, and at the foot of each page what comes before and after it."""
 import ast
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from rap_analyzer.book import ReadingPath
@@ -32,26 +33,41 @@ def needs(path: Path, run_s: float) -> int:
     return max(1, round(words / 180 + lines / 12 + run_s / 60 + stated))
 
 
-def start(trails: list[ReadingPath], titles: dict[str, str], note: str = "", minutes: dict[str, int] | None = None) -> str:
-    "The Start page, as Markdown; `minutes` says how long each page takes."
+def start(trails: list[ReadingPath], titles: dict[str, str], topics: dict[str, str] | None = None,
+          minutes: dict[str, int] | None = None) -> str:
+    "The Start page, as Markdown: each page of a path by its topic and its question; `minutes` says how long each page takes."
+    topics = topics or {}
     also = lambda p: f" ({lasts(minutes[p])})" if minutes and p in minutes else ""
-    lines = ["# Where do I start?", "> The ways through the course, and how long each takes.", "", note, ""]
+    named = lambda p: f"**{topics[p]}**: " if p in topics else ""
+    lines = ["# Where do I start?", "> The ways through the course, and how long each takes.", ""]
     for t in trails:
         about = f" {t.about}" if t.about else ""
         lines += [f"## {t.title} {{#{t.name}}}", "", f"{lasts(t.minutes).capitalize()}.{about}", ""]
-        lines += [f"{n}. [{titles[p]}]({p}){also(p)}" for n, p in enumerate(t.pages, 1)] + [""]
+        lines += [f"{n}. {named(p)}[{titles[p]}]({p}){also(p)}" for n, p in enumerate(t.pages, 1)] + [""]
     return "\n".join(lines)
 
 
-def foot(at: str, trails: list[ReadingPath], titles: dict[str, str]) -> str:
-    "Where each path goes from this page, as Markdown; empty for a page on no path."
-    to = lambda target: os.path.relpath(target, PurePosixPath(at).parent)
-    lines = []
-    for t in trails:
-        if at not in t.pages: continue
-        i = t.pages.index(at)
-        before = f"[← {titles[t.pages[i - 1]]}]({to(t.pages[i - 1])}){{.before}}" if i else ""
-        after = f"[{titles[t.pages[i + 1]]} →]({to(t.pages[i + 1])}){{.after}}" if i + 1 < len(t.pages) else ""
-        place = f"[{t.title}]({to(START)}#{t.name}), {i + 1} of {len(t.pages)}"
-        lines.append(f"::: {{.trail}}\n{place}\n\n{before} {after}\n:::")
-    return "\n\n".join(lines)
+def label(page: str, titles: dict[str, str], topics: dict[str, str]) -> str:
+    "How a link names a page: by its topic, and by its title where it has none."
+    return re.sub(r"[`*]", "", topics.get(page) or titles[page]).strip()
+
+
+def trail(at: str, path: ReadingPath, following: str, to: Callable[[str], str], name: Callable[[str], str]) -> str:
+    "Where a path goes from this page, in one sentence."
+    i = path.pages.index(at)
+    said = f"Page {i + 1} of {len(path.pages)} on the path [{path.title}]({to(START)}#{path.name})"
+    if i + 1 == len(path.pages): return f"{said}, which ends here."
+    then = path.pages[i + 1]
+    return f"{said}." if then == following else f"{said}, which goes on with [{name(then)}]({to(then)})."
+
+
+def foot(at: str, order: list[str], trails: list[ReadingPath], titles: dict[str, str], topics: dict[str, str]) -> str:
+    "The end of a page, as Markdown: the reading paths it is on, then the pages before and after it in the order of the book."
+    to, name = (lambda target: os.path.relpath(target, PurePosixPath(at).parent)), (lambda page: label(page, titles, topics))
+    if at not in order: return ""
+    i = order.index(at)
+    following = order[i + 1] if i + 1 < len(order) else ""
+    lines = [f"::: {{.trail}}\n{trail(at, t, following, to, name)}\n:::" for t in trails if at in t.pages]
+    before = f"[← {name(order[i - 1])}]({to(order[i - 1])}){{.before}}" if i else ""
+    after = f"[{name(following)} →]({to(following)}){{.after}}" if following else ""
+    return "\n\n".join([*lines, f"::: {{.onward}}\n{before} {after}\n:::"])

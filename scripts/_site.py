@@ -2,9 +2,9 @@
 
 `scripts/docs [--profile smoke|full] [--no-run]` executes the book first (see scripts/book); `--no-run` takes the last execution.
 Three steps: `stage` turns every page into what the renderer reads (_build/pages), `render` makes the HTML, and `problems` reads
-that HTML: nothing may be loaded from elsewhere, and every link and anchor has to lead somewhere. The renderer is Quarto if it is on
-PATH, else smalldocs; `--renderer` decides otherwise. Maths and diagrams are drawn by `_marks`, the forms for guesses by `_guess`,
-the reference by `_api_pages`, the reading paths by `_paths`; what moves on a page is in nbs/site.js.
+that HTML: nothing may be loaded from elsewhere, and every link and anchor has to lead somewhere. The renderer is smalldocs;
+`--renderer quarto` takes Quarto. Maths and diagrams are drawn by `_marks`, the forms for guesses by `_guess`, the reference by
+`_api_pages`, the reading paths and the way on by `_paths`; what moves on a page is in nbs/site.js.
 """
 import ast
 import contextlib
@@ -39,6 +39,7 @@ CODE = re.compile(r"(?P<code>^(?P<fence>`{3,}|~{3,})[^\n]*\n.*?^(?P=fence)[^\n]*
 LINK = re.compile(r"(?<!\\)!?\[(?P<label>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<to>[^)\s]+)\)")
 EITHER = re.compile(f"{LINK.pattern}|{CODE.pattern}|{_marks.MATHS}", re.M | re.S)  # what stands in code is no link and no maths
 SUMMARY = "Show what this machine measured"
+BUILT = re.compile(r"^## How it is built[ \t]*$", re.M)  # from here on, a chapter is about the library
 
 
 # ---- one page
@@ -172,8 +173,23 @@ def md(text: str) -> dict:
     return {"cell_type": "markdown", "metadata": {}, "source": text}
 
 
+def folded(cells: list[dict], module: str) -> list[dict]:
+    """What follows the first paragraphs of *How it is built* in one `<details>`. The fenced div keeps the renderer from wrapping
+    the headings inside it into sections, which would end beyond the `</details>`."""
+    at = next((i for i, c in enumerate(cells) if c["cell_type"] == "markdown" and BUILT.search(c["source"])), None)
+    if at is None: return cells
+    text = cells[at]["source"]
+    begin = BUILT.search(text).end()
+    cut = next((m.start() for m in re.finditer(r"^#{2,6} ", text, re.M) if m.start() > begin), len(text))
+    summary = f"<summary>Show how <code>{module}</code> is built</summary>"
+    inside = [md(text[cut:]), *cells[at + 1:]]
+    return [*cells[:at], {**cells[at], "source": text[:cut]}, md(_marks.raw(f'<details class="built">{summary}')),
+            md(":::::::::: {.built-cells}"), *inside, md("::::::::::"), md(_marks.raw("</details>"))]
+
+
 def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
-    "An executed notebook as a page: front matter, house directives turned into folds, results behind the reader's guess."
+    """An executed notebook as a page: front matter, house directives turned into folds, results behind the reader's guess, the
+    library behind the lesson."""
     text = lambda c: "".join(c["source"])
     widgets = nb["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     cells = nb["cells"]
@@ -207,10 +223,10 @@ def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
         elif forms: pages += [cell | {"outputs": []}, *forms]  # in place of the words that say how to guess without a form
         else: pages.append(cell | {"outputs": outputs})
     first = rest + "\n\n" + "\n\n".join(text(c) for c in cells[1:] if c["cell_type"] == "markdown")
-    if foot: front["page-navigation"] = False
+    pages = folded(pages, f"rap_analyzer.{module}")
     pages[0]["source"] = front_matter(front, first, where.page.stem.replace("_", " "))
-    if foot: pages.append(md(foot))
     if note: pages.append(md(f"::: {{.executed}}\n{note}\n:::"))
+    if foot: pages.append(md(foot))
     return {"cells": pages, "metadata": {"kernelspec": {"language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
 
 
@@ -223,9 +239,9 @@ def provenance(record: dict, profile: str) -> str:
             f"(profile {profile}). Your machine will say something else: run it.")
 
 
-def sidebar(config: dict, titles: dict[str, str], book: Book) -> None:
+def sidebar(config: dict, titles: dict[str, str], book: Book) -> list[str]:
     """Fill the sections of the sidebar: `chapters` becomes one per chapter of the book, with each notebook's topic; elsewhere a
-    glob becomes the pages that fit. A section without pages is left out."""
+    glob becomes the pages that fit. A section without pages is left out. Returns all pages in this order."""
     topics, sections = {n.path: n.topic for n in book.notebooks}, []
     for section in config["website"]["sidebar"]["contents"]:
         if section == "chapters":
@@ -237,6 +253,7 @@ def sidebar(config: dict, titles: dict[str, str], book: Book) -> None:
         plainly = {name: re.sub(r"[`*]", "", topics.get(name) or titles[name]).strip() for name in section["contents"]}
         section["contents"] = [{"href": name, "text": text} for name, text in plainly.items()]
     config["website"]["sidebar"]["contents"] = [s for s in sections if s["contents"]]
+    return [page["href"] for s in sections for page in s["contents"]]
 
 
 def welcome(root: Path) -> str:
@@ -267,33 +284,37 @@ def stage(root: Path, profile: str, records: dict, pages: Path) -> tuple[list[st
     names, chapters = _api_pages.Names(modules), {p.relative_to(root).as_posix(): p for p in notebooks(root)}
     titles = {name: title_of(path) for name, path in chapters.items()}
     contents, wrong = read_book(root), list(problems_of_book(root))
+    topics = {n.path: n.topic for n in contents.notebooks}
     trails = [replace(p, pages=tuple(x for x in p.pages if x in titles)) for p in contents.paths]
     def write(name: str, text: str) -> None:
         (pages / name).parent.mkdir(parents=True, exist_ok=True)
         (pages / name).write_text(text, encoding="utf-8")
     def where(name: str) -> Where: return Where(PurePosixPath(name), root, files, names)
-    for name, path in chapters.items():
-        page = page_of(path, root, profile, records, where(name), _paths.foot(name, trails, titles))
-        write(name, json.dumps(page, ensure_ascii=False))
     own = [*sorted(root.glob("adr/*.md")), *(root / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING"))]
     texts = {p.relative_to(root).as_posix().replace("README", "index"): p.read_text(encoding="utf-8") for p in own if p.exists()}
     texts.setdefault("index.md", welcome(root))
     made = {m.page: _api_pages.page(m) for m in modules} | ({"reference/index.md": _api_pages.contents(modules)} if modules else {})
     minutes = {name: _paths.needs(path, records.get(name, {}).get("seconds", 0)) for name, path in chapters.items()}
-    if trails: made[_paths.START] = _paths.start(trails, titles, minutes=minutes)
+    if trails: made[_paths.START] = _paths.start(trails, titles, topics, minutes)
+    parts = {}
     for name, text in (texts | made).items():
         given, body = split_front_matter(text)
         front, body = heading(body)
         front = {"title": PurePosixPath(name).stem, **front}
-        titles[name] = front["title"]
-        write(name, front_matter(front, body, "") + (body if name in made else prose(body, where(name))))
+        titles[name], parts[name] = front["title"], (front, body)
+    config = yaml.safe_load((root / "nbs" / "_smalldocs.yml").read_text(encoding="utf-8"))
+    order = sidebar(config, titles, contents)
+    def foot(name: str) -> str: return _paths.foot(name, order, trails, titles, topics)
+    for name, path in chapters.items():
+        write(name, json.dumps(page_of(path, root, profile, records, where(name), foot(name)), ensure_ascii=False))
+    for name, (front, body) in parts.items():
+        write(name, front_matter(front, body, "") + (body if name in made else prose(body, where(name))) + f"\n\n{foot(name)}\n")
     for name in files:
         (pages / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, pages / name)
-    config = yaml.safe_load((root / "nbs" / "_smalldocs.yml").read_text(encoding="utf-8"))
-    sidebar(config, titles, contents)
     config["project"]["resources"] = sorted([*files, "site.js"])
     write("_smalldocs.yml", yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
+    (pages / "topics.json").write_text(json.dumps(topics, ensure_ascii=False), encoding="utf-8")
     for name in ("styles.css", "site.js"): shutil.copy(root / "nbs" / name, pages)
     return [n for n in chapters if n in records and records[n]["hash"] != _book.fingerprint(chapters[n], code)], wrong
 
@@ -313,7 +334,9 @@ def smalldocs(pages: Path, out: Path) -> list[str]:
     made.out = out
     made.build()
     found = json.loads((out / "search.json").read_text(encoding="utf-8"))
-    entries = [[e["href"], e["title"], e["section"], e["text"]] for e in found]
+    topics = {PurePosixPath(name).with_suffix(".html").as_posix(): topic
+              for name, topic in json.loads((pages / "topics.json").read_text(encoding="utf-8")).items()}
+    entries = [[e["href"], e["title"], e["section"], e["text"], topics.get(urldefrag(e["href"])[0], "")] for e in found]
     (out / "search.js").write_text(f"globalThis.labEntries = {json.dumps(entries, ensure_ascii=False)};\n", encoding="utf-8")
     (out / "search.json").unlink()  # site.js searches search.js, which also works for a site that is opened as files
     shutil.rmtree(out / "site_libs" / "fuse")
@@ -330,7 +353,7 @@ def quarto(pages: Path, out: Path) -> list[str]:
     (pages / "_quarto.yml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
     try: subprocess.run(["quarto", "render", str(pages)], check=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError) as e:
-        raise SystemExit(f"quarto could not render {pages} ({e}); --renderer smalldocs does without it") from None
+        raise SystemExit(f"quarto could not render {pages} ({e}); without --renderer the site is made by smalldocs") from None
     return []
 
 
@@ -339,11 +362,11 @@ ICON = ("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0
 RENDERERS = {"quarto": quarto, "smalldocs": smalldocs}
 
 
-def render(pages: Path, site: Path, renderer: str | None = None) -> list[str]:
+def render(pages: Path, site: Path, renderer: str = "smalldocs") -> list[str]:
     "Render the folder `pages` into `site`, which is replaced only by a complete one; returns the renderer's warnings."
     out = site.with_name(site.name + ".new")
     shutil.rmtree(out, ignore_errors=True)
-    warnings = RENDERERS[renderer or ("quarto" if shutil.which("quarto") else "smalldocs")](pages, out)
+    warnings = RENDERERS[renderer](pages, out)
     for path in out.rglob("*.html"):
         up = "../" * (len(path.relative_to(out).parts) - 1)
         text = re.sub(r'<script src="[^"]*/fuse\.min\.js"></script>', "", path.read_text(encoding="utf-8"))
@@ -452,7 +475,7 @@ def problems(site: Path) -> list[str]:
     return [*lacks, *found] if pages else ["the site has no pages"]
 
 
-def make(root: Path, profile: str | None, renderer: str | None = None) -> int:
+def make(root: Path, profile: str | None, renderer: str = "smalldocs") -> int:
     "Stage, render and check with what has been executed; exit code 1 if the site has problems."
     build, book = root / "_build", _book.records(root)
     profile = profile or book.get("last", "full")
@@ -473,7 +496,7 @@ def main() -> int:
     "The command scripts/docs."
     parser = _book.options("Make the docs site in _build/site from executed notebooks.")
     parser.add_argument("--no-run", action="store_true", help="take the last execution as it is")
-    parser.add_argument("--renderer", choices=RENDERERS, help="default: quarto if it is on PATH, else smalldocs")
+    parser.add_argument("--renderer", choices=RENDERERS, default="smalldocs", help="what makes the HTML (default: smalldocs)")
     a = parser.parse_args()
     root = a.root.resolve()
     def command() -> int:

@@ -22,6 +22,7 @@ REASON = re.compile(r"<!--\s*figure:\s*(.*?)\s*-->", re.S)
 DIRECTIVE = re.compile(r"^#\|\s*(\w+)[ \t]*(.*)$", re.M)
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)")
 Def = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+BUILT = re.compile(r"^## How it is built[ \t]*$", re.M)  # what follows is about the library, not the lesson
 Found = Iterator[str]
 
 
@@ -57,11 +58,25 @@ def title(nb: list[Cell]) -> Found:
 
 
 def closing(nb: list[Cell]) -> Found:
-    "After the last export comes a section, with something in it, that says what was learned."
-    last = max((c.number for c in nb if c.exported), default=0)
-    after = [c.prose() for c in nb if c.kind == "markdown" and c.number > last]
-    if not re.search(r"^## \S[^\n]*\n+(?!#)\s*\S", "\n\n".join(after), re.M):
-        yield "no closing section: after the last export cell a `## ` section has to say what was learned"
+    """After the last export of the lesson comes a section, with something in it, that says what was learned. `## How it is built`
+    ends the lesson: it stands below *What changed in your head*, says in a sentence what is found there, and runs to the end."""
+    built = next((c for c in nb if c.kind == "markdown" and BUILT.search(c.prose())), None)
+    cut = built.number if built else len(nb) + 1
+    last = max((c.number for c in nb if c.exported and c.number < cut), default=0)
+    after = [c.prose() for c in nb if c.kind == "markdown" and last < c.number < cut]
+    if built: after.append(BUILT.split(built.prose())[0])
+    name = "What changed in your head" if built else r"\S[^\n]*"
+    if not re.search(rf"^## {name}\n+(?!#)\s*\S", "\n\n".join(after), re.M):
+        yield ("no closing section: `## What changed in your head` has to stand above `## How it is built`, with something in it"
+               if built else "no closing section: after the last export cell a `## ` section has to say what was learned")
+    if not built: return
+    said = BUILT.split(built.prose())[1]
+    if not re.match(r"\s*(?!#)\S", said):
+        yield f"cell {cut}: `## How it is built` has to say in a sentence what is found there"
+    for c in [x for x in nb if x.kind == "markdown" and x.number >= cut]:
+        inside = said if c is built else c.prose()
+        for extra in re.findall(r"^## .*", inside, re.M):
+            yield f"cell {c.number}: `{extra}` below `## How it is built`, which runs to the end: make it `###`"
 
 
 def owner(nb: list[Cell], path: Path) -> Found:
