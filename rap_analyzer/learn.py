@@ -315,7 +315,7 @@ def turn(name: str, home: Path | None = None) -> tuple[int, dict]:  # the seed o
 
 def case(name: str, home: Path | None = None) -> object:  # shows itself as Markdown
     "The case that a learner is at: symptoms, choices, observations."
-    from rap_analyzer.ledger import Prose
+    from rap_analyzer.display import Prose
     ex = exercise(name)
     if not ex.drawn: raise LabError(words("drawn.none", id=ex.id))
     return Prose(engine.space_of(ex.checker)["show"](turn(ex.id, home)[0]))
@@ -447,11 +447,12 @@ class Guessed(NamedTuple):
 
 def guesses(home: Path | None = None) -> list[Guessed]:
     "Every guess that was made in time, beside what was measured first after it."
-    from rap_analyzer.ledger import predictions, runs
+    from rap_analyzer.guess import list_predictions
+    from rap_analyzer.runs import list_runs
     root, found = Path(home or settings().home) / "predictions", []
     for key in sorted(p.name for p in root.glob("*") if p.is_dir()):
-        made = next((p for p in predictions(key, home) if not p.late), None)
-        run = made and next((r for r in runs(key, home) if r.measured_at > made.made_at), None)
+        made = next((p for p in list_predictions(key, home) if not p.late), None)
+        run = made and next((r for r in list_runs(key, home) if r.measured_at > made.made_at), None)
         if not run or run.p50 <= 0: continue
         a, b = sorted((made.guess, run.p50))
         near_all = made.scale == "share" and a > 0.5 and b <= 1

@@ -46,14 +46,14 @@ def says(node: ast.AST, key: str) -> bool:
 
 def question(call: ast.Call) -> tuple[str, tuple[float, ...], tuple[str, ...], bool] | None:
     "Key, steps, labels and whether a share is asked for; None for a `predict` that brings its guess along or cannot be read."
-    from rap_analyzer.ledger import _step, _steps
+    from rap_analyzer.guess import format_step, scale_steps
     try: given = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("scale", "guess")}
     except ValueError: return None
     if len(call.args) != 1 or "guess" in given or not isinstance(getattr(call.args[0], "value", None), str): return None
     scale = given.get("scale", "ratio")
-    try: steps = _steps(scale)
+    try: steps = scale_steps(scale)
     except (ValueError, TypeError): return None
-    return call.args[0].value, steps, tuple(_step(s, scale) for s in steps), scale == "share"
+    return call.args[0].value, steps, tuple(format_step(s, scale) for s in steps), scale == "share"
 
 
 def answered(sources: list[str], start: int, key: str) -> int | None:

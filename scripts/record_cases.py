@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from rap_analyzer.lab import Lab, in_folder
-from rap_analyzer.ledger import machine
+from rap_analyzer.provenance import machine
 from rap_analyzer.search.store import Store, explain
 
 ROWS, LISTENERS = 200_000, 20_000

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from rap_analyzer.ledger import machine
 from rap_analyzer.music import catalog, render, tempo
 from rap_analyzer.music.audio import Clip, load, loudest_second
+from rap_analyzer.provenance import machine
 
 FIRST, EACH, SECONDS = 57_000, 48, 20  # held-out songs, tracks of a style, length
 STYLES = "boom bap", "trap", "g-funk", "lo-fi", "crunk"

@@ -16,6 +16,7 @@ import _marks  # isort: skip
 import _paths  # isort: skip
 import _site  # isort: skip
 from rap_analyzer import _modidx, ledger
+from rap_analyzer.guess import GuessForm
 
 DRAWS = pytest.mark.skipif(not find_spec("mermaidx"), reason="there is no wheel of mermaidx's engine for this machine")
 house = test_book.house  # the same small project
@@ -57,7 +58,7 @@ def test_the_form_has_the_steps_of_the_notebook():
     ask = lambda code: _guess.asks([code, "x.against_prediction()"])[0]
     asked = {"predict('k')": "ratio", "predict('k', scale='share')": "share", "predict('k', scale=(5, 1))": (1, 5)}
     for code, scale in asked.items():
-        form = ledger.GuessForm("k", scale)
+        form = GuessForm("k", scale)
         assert [(label, step) for label, step in form.steps.options] == list(zip(ask(code).labels, ask(code).steps, strict=True))
     assert _guess.asks(["predict('k', scale=('a',))", "x.against_prediction()"]) == []
     assert " data-share" in _guess.form(ask("predict('k', scale='share')"), "?", None)

@@ -34,7 +34,6 @@ from fastcore.basics import patch
 
 from ..core import LabError, rap, settings
 from ..lab import Lab
-from ..ledger import summary
 
 # %% ../../nbs/performance/70_performance.ipynb #34c6bdad
 from ..music import catalog
@@ -45,6 +44,7 @@ from ..search.filters import Filter, filtered
 from ..search.fulltext import find, hybrid
 from ..search.index import Hit, asimilar, check_model, method, recall, similar
 from ..search.store import Explain, Query, Session, Store, default_store
+from ..stats import summary
 
 # %% ../../nbs/performance/70_performance.ipynb #b305ab5d
 class Watched(Store):

@@ -44,7 +44,7 @@ import pluggy
 from fastcore.basics import patch
 
 from ..core import LabError
-from ..ledger import Picture
+from ..display import Picture
 from .audio import BadAudio, Clip, load, opened, sections, validate
 
 # %% ../../nbs/analyzer/60_analyzers.ipynb #eaa15ce2

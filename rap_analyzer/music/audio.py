@@ -31,7 +31,7 @@ import soxr
 from fastcore.basics import patch
 
 from ..core import LabError
-from ..ledger import Picture
+from ..display import Picture
 
 # %% ../../nbs/analyzer/15_audio.ipynb #6bf75448
 REASONS = {

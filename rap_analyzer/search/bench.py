@@ -23,9 +23,11 @@ import numpy as np
 
 from ..core import LabError, progress, settings
 from ..lab import Lab
-from ..ledger import machine, one_core, record
+from ..ledger import record
 from ..music import catalog
 from ..music.catalog import MODEL_ID
+from ..provenance import machine
+from ..timing import one_core
 from .index import BASIC, METHODS, build, built, check_plan, drop, nearest_ids, recall, select_similar, similar
 from .store import EMBEDDING, Session, Store, copy_file, copy_in, default_store, fill, migrate
 

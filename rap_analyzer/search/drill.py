@@ -31,8 +31,8 @@ from fastcore.basics import patch
 from ..core import LabError
 from ..lab import Lab, locked
 from ..learn import words
-from ..ledger import schedule
 from ..music.catalog import MODEL_ID
+from ..timing import schedule
 from .cache import Cache, answer_from_cache
 from .index import build, built, method, similar
 from .store import Query, Session, Store, default_store, explain, session_dsn

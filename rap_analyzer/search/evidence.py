@@ -26,8 +26,9 @@ import numpy as np
 
 from ..exercises import Check, words
 from ..lab import Lab, locked
-from ..ledger import Ratio, median_interval, schedule
 from ..music import catalog
+from ..stats import Ratio, median_interval
+from ..timing import schedule
 from .index import nearest_ids
 from .index import recall as recall_of
 from .store import Store, copy_in, explain

@@ -22,9 +22,10 @@ from fastcore.basics import patch
 from pgvector import HalfVector
 
 from ..core import progress, settings
-from ..ledger import measure, one_core, record
+from ..ledger import measure, record
 from ..music import catalog
 from ..music.catalog import MODEL_ID, Track
+from ..timing import one_core
 from .index import Hit, asimilar, build, built, check_k, check_vector, knows, nearest_ids, recall, similar
 from .store import Query, Session, Store, bad_text, check_id, default_store, fill
 
