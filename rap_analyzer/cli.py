@@ -203,8 +203,8 @@ def analyze(
 @app.command()
 def analyzers(json_: AsJson = False) -> None:
     "The analyzers that are installed, and the plugins that were refused, with the reason."
-    from rap_analyzer.music.analyzers import roll
-    show(told := roll(), json_, "\n".join(f"{r['name']:<24} {r['state']:<8} {r['why']}" for r in told))
+    from rap_analyzer.music.plugins import list_analyzers
+    show(told := list_analyzers(), json_, "\n".join(f"{r['name']:<24} {r['state']:<8} {r['why']}" for r in told))
 
 # %% ../nbs/assembly/90_cli.ipynb #3f163a6a
 def read_table(file: Path, column: list[str] | None, source: str, encoding: str | None, from_line: int) -> "Report":

@@ -19,13 +19,15 @@ for name in ("OMP", "OPENBLAS", "MKL"): os.environ.setdefault(f"{name}_NUM_THREA
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 
-from rap_analyzer.music import analyzers  # noqa: E402
-from rap_analyzer.music.analyzers import FIVE, Analyses, analyze_file, batch, stop_workers  # noqa: E402
+from rap_analyzer.music import batch  # noqa: E402
+from rap_analyzer.music.analyzers import FIVE, Analyses  # noqa: E402
 from rap_analyzer.music.audio import load, mp3  # noqa: E402
+from rap_analyzer.music.batch import analyze_file, analyze_files  # noqa: E402
 from rap_analyzer.music.catalog import track  # noqa: E402
 from rap_analyzer.music.render import render  # noqa: E402
+from rap_analyzer.music.worker import WORKERS, stop_workers  # noqa: E402
 
-FRESH = ("import sys; from pathlib import Path; from rap_analyzer.music.analyzers import analyze_file;"
+FRESH = ("import sys; from pathlib import Path; from rap_analyzer.music.batch import analyze_file;"
          "a = analyze_file(sys.argv[1], Path(sys.argv[1]).with_suffix('.txt').read_text(encoding='utf-8'), sys.argv[2]);"
          "assert all(a[k].value for k in ('tempo', 'genre', 'mood', 'lyrics', 'embedding')), a.warnings")
 
@@ -44,14 +46,14 @@ def make(folder: Path, n: int, seconds: float, sr: int) -> list[tuple[Path, str]
 
 def crew_cpu() -> float:
     "CPU seconds of the processes that hear."
-    pids = [w.process.pid for w in list(analyzers._workers) if w.role == "files" and w.process]
+    pids = [w.process.pid for w in list(WORKERS) if w.role == batch.ROLE and w.process]
     return sum(sum(psutil.Process(p).cpu_times()[:2]) for p in pids)
 
 
 def steady(jobs: list, profile: str, workers: int) -> dict:
     "Songs a second once every process is warm."
     warm, marks = 2 * workers, []
-    for i, (path, got) in enumerate(batch([*jobs[:warm], *jobs], profile, workers)):
+    for i, (path, got) in enumerate(analyze_files([*jobs[:warm], *jobs], profile, workers)):
         if not isinstance(got, Analyses): raise SystemExit(f"{path}: {got}")
         if i in (warm - 1, warm + len(jobs) - 1): marks.append((time.perf_counter(), crew_cpu()))
     (began, cpu), (ended, cpu_then) = marks

@@ -13,9 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
-from rap_analyzer.music import analyzers
-from rap_analyzer.music.analyzers import Analyses, Analysis, analyze, analyze_file, batch, discover, finding
+from rap_analyzer.music import analyzers, batch, plugins, worker
+from rap_analyzer.music.analyzers import FIVE, Analyses, Analysis, analyze
 from rap_analyzer.music.audio import BadAudio, Clip, save
+from rap_analyzer.music.batch import analyze_file, analyze_files
+from rap_analyzer.music.plugins import check_result, discover
 
 SR = 16_000
 HEAD = """
@@ -40,13 +42,13 @@ def install(tmp_path, monkeypatch):
         info = tmp_path / f"{name}-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{analyzers.GROUP}]\n{name} = {name}\n")
-        analyzers._looked.cache_clear()
+        (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{name} = {name}\n")
+        plugins._found_once.cache_clear()
 
     yield add
-    analyzers.stop_workers()
-    analyzers._strikes.clear()
-    analyzers._looked.cache_clear()
+    worker.stop_workers()
+    plugins._strikes.clear()
+    plugins._found_once.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +64,9 @@ def why(name):
 
 def test_the_five_come_through_the_same_door():
     found = discover()
-    assert [p.name for p in found.plugins.values() if not p.guest] == ["tempo", "genre", "mood", "lyrics", "embedding"]
-    assert {p.source for p in found.plugins.values() if not p.guest} == {"rap-analyzer 0.1.0"} and not found.refused
-    assert "pluggy" in sys.modules and analyzers.notes()[0].value == "rap_analyzer.music.analyzers:five"
+    assert [p.name for p in found.plugins.values() if not p.isolated] == ["tempo", "genre", "mood", "lyrics", "embedding"]
+    assert {p.source for p in found.plugins.values() if not p.isolated} == {"rap-analyzer 0.1.0"} and not found.refused
+    assert "pluggy" in sys.modules and plugins.list_entry_points()[0].value == "rap_analyzer.music.analyzers:five"
 
 
 def test_a_guest_is_asked_in_a_process_of_its_own(install, clip):
@@ -183,7 +185,7 @@ def test_what_does_not_fit_is_refused_with_a_reason(install, clip):
     for name, (code, offer, _) in REFUSED.items(): install(f"no_{name}", code, f"{BRINGS}[{offer}]")
     refused = {who.rpartition("(no_")[2].removesuffix(" 1.0)"): reason for who, reason in discover().refused.items()}
     assert refused.keys() == REFUSED.keys() and all(REFUSED[name][2] in reason for name, reason in refused.items()), refused
-    assert list(discover().plugins) == [*analyzers.FIVE, "good"] and analyze(clip, only=["good"])["good"].value["sr"] == SR
+    assert list(discover().plugins) == [*FIVE, "good"] and analyze(clip, only=["good"])["good"].value["sr"] == SR
 
 
 LOADING = {
@@ -200,11 +202,11 @@ LOADING = {
 def test_what_cannot_be_loaded_is_refused(install):
     for name, (code, tail, _) in LOADING.items(): install(name, code, tail)
     for name, (_, _, said) in LOADING.items(): assert said in why(name)
-    assert list(discover().plugins) == list(analyzers.FIVE)
+    assert list(discover().plugins) == list(FIVE)
 
 
 def test_loading_has_an_end(install, monkeypatch):
-    monkeypatch.setattr(analyzers, "START_S", 1.0)
+    monkeypatch.setattr(worker, "START_S", 1.0)
     install("import_hangs", "time.sleep(60)")
     assert "longer than 1 s" in why("import_hangs") and "tempo" in discover().plugins
 
@@ -212,7 +214,7 @@ def test_loading_has_an_end(install, monkeypatch):
 def test_a_note_without_its_package_is_refused(install, tmp_path):
     install("gone", "look = ok")
     (tmp_path / "gone.py").unlink()
-    analyzers._looked.cache_clear()
+    plugins._found_once.cache_clear()
     assert "ModuleNotFoundError" in why("gone")
 
 
@@ -284,14 +286,14 @@ def test_nobody_stays_behind(install, clip, tmp_path):
 
 
 def test_a_plugin_may_ask_how_long_the_whole_is(install, tmp_path, monkeypatch):
-    for name, value in (("WHOLE_S", 20.0), ("PART_S", 2.0), ("PARTS", 4)): monkeypatch.setattr(analyzers, name, value)
+    for name, value in (("WHOLE_S", 20.0), ("PART_S", 2.0), ("PARTS", 4)): monkeypatch.setattr(batch, name, value)
     install("whole", "def look(clip, seconds): return Analysis({'part': len(clip.samples) / clip.sr, 'whole': seconds}, 1)")
     got = analyze_file(wav(tmp_path / "long.wav", 61), only=["whole"])["whole"].value
     assert got["part"] == 8 and got["whole"] == pytest.approx(61, abs=0.1)
 
 
 def test_what_a_finding_may_be():
-    got = finding(Analysis({"a": (1, 2.5), "b": {"c": None}}, 1, ["w"] * 50))
+    got = check_result(Analysis({"a": (1, 2.5), "b": {"c": None}}, 1, ["w"] * 50))
     assert got.value == {"a": [1, 2.5], "b": {"c": None}} and got.confidence == 1.0 and len(got.warnings) == 20
     assert json.loads(json.dumps(Analyses({"x": got}).as_dict()))["x"]["a"] == [1, 2.5]
 
@@ -304,26 +306,26 @@ def wav(path, seconds=4.0, sr=SR, hz=220.0):
 
 def test_an_hour_is_heard_in_parts(install, tmp_path, monkeypatch):
     install("length", "def look(clip): return Analysis({'s': len(clip.samples) / clip.sr}, 1)")
-    for name, value in (("WHOLE_S", 20.0), ("PART_S", 2.0), ("PARTS", 4)): monkeypatch.setattr(analyzers, name, value)
+    for name, value in (("WHOLE_S", 20.0), ("PART_S", 2.0), ("PARTS", 4)): monkeypatch.setattr(batch, name, value)
     got = analyze_file(wav(tmp_path / "long.wav", 61.5), only=["length"])
     assert got["length"].value["s"] == 8 and got.seconds == pytest.approx(61.5, abs=0.1) and "4 parts" in got.warnings[0]
-    _, starts, _ = analyzers.parts_of(tmp_path / "long.wav")
+    _, starts, _ = batch.load_parts(tmp_path / "long.wav")
     assert starts[0] == 0 and starts[-1] > 45 and len(starts) == 4
     assert analyze_file(wav(tmp_path / "short.wav", 10), only=["length"])["length"].value["s"] == 10
 
 
 def test_parts_of_a_short_file_are_the_whole(tmp_path):
-    clip, starts, seconds = analyzers.parts_of(wav(tmp_path / "a.wav", 10))    # a stream that did not say how long it is
+    clip, starts, seconds = batch.load_parts(wav(tmp_path / "a.wav", 10))    # a stream that did not say how long it is
     assert (clip.seconds, clip.sr, starts, seconds) == (10, SR, [], pytest.approx(10, abs=0.01))
 
 
 def test_beats_of_parts_are_told_in_the_time_of_the_file(tmp_path, monkeypatch):
-    for name, value in (("WHOLE_S", 20.0), ("PART_S", 2.0), ("PARTS", 4)): monkeypatch.setattr(analyzers, name, value)
+    for name, value in (("WHOLE_S", 20.0), ("PART_S", 2.0), ("PARTS", 4)): monkeypatch.setattr(batch, name, value)
     look = lambda **given: Analysis({"beats": [0.5, 2.5, 4.0, 7.5]}, 1)
-    told = {"tempo": analyzers.Plugin("tempo", "1", ("audio",), 1, "", look, False)}
-    monkeypatch.setattr(analyzers, "discover", lambda: analyzers.Found(told, {}))
+    told = {"tempo": plugins.Plugin("tempo", "1", ("audio",), 1, "", look, False)}
+    monkeypatch.setattr(analyzers, "discover", lambda: plugins.Discovery(told, {}))
     got = analyze_file(wav(tmp_path / "long.wav", 60))
-    _, starts, _ = analyzers.parts_of(tmp_path / "long.wav")
+    _, starts, _ = batch.load_parts(tmp_path / "long.wav")
     assert got["tempo"].value["beats"] == [starts[0] + 0.5, starts[1] + 0.5, starts[2], starts[3] + 1.5]
 
 
@@ -333,7 +335,7 @@ def test_a_batch_tells_of_every_file_once(install, tmp_path):
     (tmp_path / "page.mp3").write_text("<html>")
     (tmp_path / "empty.wav").touch()
     files = [*good, tmp_path / "page.mp3", tmp_path / "none.wav", tmp_path / "empty.wav"]
-    got = dict(batch(((f, None) for f in files), "fast"))
+    got = dict(analyze_files(((f, None) for f in files), "fast"))
     assert got.keys() == set(files) and all(isinstance(got[f], Analyses) and got[f]["shaky"].value["sr"] == SR for f in good)
     assert [got[f].reason for f in files[6:]] == ["not_audio", "missing", "empty"]
     assert len({got[f]["shaky"].value["pid"] for f in good}) == 2       # a plugin's process for each of ours
@@ -348,7 +350,7 @@ def test_a_file_that_brings_its_process_down_costs_itself(install, tmp_path, mon
         sys.addaudithook(spy)"""))
     install("guest", "look = ok")
     files = [wav(tmp_path / name) for name in ("a.wav", "deadly.wav", "b.wav", "slow.wav", "c.wav")]
-    got = {f.stem: a for f, a in batch(((f, None) for f in files), "fast", limit_s=4)}
+    got = {f.stem: a for f, a in analyze_files(((f, None) for f in files), "fast", limit_s=4)}
     assert "SIGABRT" in str(got["deadly"]) and "longer than 4 s" in str(got["slow"])
     assert all(got[name]["guest"].value["sr"] == SR for name in "abc")
 
@@ -358,8 +360,8 @@ def test_a_batch_takes_no_more_than_it_works_on_and_can_be_left(install, tmp_pat
     one, taken = wav(tmp_path / "a.wav"), []
     def jobs():
         for i in range(10_000): taken.append(i); yield one, None
-    for n, _ in enumerate(batch(jobs(), "fast")):
+    for n, _ in enumerate(analyze_files(jobs(), "fast")):
         if n == 5: break
     assert len(taken) < 25
     def broken(): yield one, None; raise OSError("the folder has gone")
-    with pytest.raises(OSError, match="gone"): list(batch(broken(), "fast"))
+    with pytest.raises(OSError, match="gone"): list(analyze_files(broken(), "fast"))

@@ -17,9 +17,10 @@ import soundfile
 from rap_analyzer.core import LabError
 from rap_analyzer.library import folder as serve_folder
 from rap_analyzer.library.folder import Job, ingest_folder
-from rap_analyzer.music import analyzers
+from rap_analyzer.music.analyzers import Analyses, Analysis
 from rap_analyzer.music.audio import Clip, wav
 from rap_analyzer.music.files import UNKNOWN, audio_files, by_name, names, read_lyrics, shown, words_beside
+from rap_analyzer.music.worker import stop_workers
 from rap_analyzer.search.fulltext import find
 from rap_analyzer.search.index import similar
 from rap_analyzer.search.store import Query, Store, migrate
@@ -54,7 +55,7 @@ def quick(tmp_path_factory, monkeypatch):
     (place / "sitecustomize.py").write_text(QUICK)
     monkeypatch.syspath_prepend(str(place))
     yield place
-    analyzers.stop_workers()
+    stop_workers()
 
 
 @pytest.fixture
@@ -117,8 +118,8 @@ def test_a_folder_is_heard_stored_and_found(quick, mine, songs):
 def test_again_nothing_is_heard_and_nothing_is_written(quick, mine, songs, monkeypatch):
     ingest_folder(songs, mine, "fast")
     before = rows(mine)
-    asked, real = [], serve_folder.batch
-    monkeypatch.setattr(serve_folder, "batch", lambda jobs, *a: real((asked.append(j) or j for j in jobs), *a))
+    asked, real = [], serve_folder.analyze_files
+    monkeypatch.setattr(serve_folder, "analyze_files", lambda jobs, *a: real((asked.append(j) or j for j in jobs), *a))
     report = ingest_folder(songs, mine, "fast")
     assert (report.new, report.changed, report.unchanged, report.copies, report.refused) == (0, 0, 6, 1, 3)
     assert len(asked) == 3 and rows(mine) == before                       # only the broken ones are looked at again
@@ -212,13 +213,13 @@ def test_a_stop_by_hand_keeps_what_was_heard(quick, mine, tmp_path, monkeypatch)
     home = tmp_path / "many"
     home.mkdir()
     for i in range(12): song(home / f"{i:03}.wav", 150 + 3 * i)
-    real, seen = serve_folder.batch, []
+    real, seen = serve_folder.analyze_files, []
     def tired(*args):
         for got in real(*args):
             seen.append(got)
             yield got
             if len(seen) == 5: raise KeyboardInterrupt
-    monkeypatch.setattr(serve_folder, "batch", tired)
+    monkeypatch.setattr(serve_folder, "analyze_files", tired)
     with pytest.raises(KeyboardInterrupt): ingest_folder(home, mine, "fast")
     assert mine.count() == 5 == mine.count("quick-1")
 
@@ -279,5 +280,5 @@ def test_a_crash_is_a_refusal(quick, mine, songs):
 def test_an_embedding_that_is_missing_is_told(mine, tmp_path):
     job = Job(song(tmp_path / "a.wav"), "f" * 32, None)
     report = serve_folder.FolderReport()
-    serve_folder.write(mine, [(job, analyzers.Analyses({"tempo": analyzers.Analysis({"bpm": 90.0}, 1)}))], report)
+    serve_folder.write(mine, [(job, Analyses({"tempo": Analysis({"bpm": 90.0}, 1)}))], report)
     assert report.without_vector == 1 and mine.count() == 1 and rows(mine)[0][3] == 90 and "by their words" in repr(report)

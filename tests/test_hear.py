@@ -11,8 +11,9 @@ import pytest
 import soundfile
 
 from rap_analyzer.core import LabError
-from rap_analyzer.music.analyzers import FIVE, Analyses, analyze, analyze_file, batch, headline
+from rap_analyzer.music.analyzers import FIVE, Analyses, analyze, summarize
 from rap_analyzer.music.audio import BadAudio, Clip, save, wav
+from rap_analyzer.music.batch import analyze_file, analyze_files
 from rap_analyzer.music.catalog import track
 from rap_analyzer.music.files import hear_any
 from rap_analyzer.music.render import render
@@ -147,7 +148,7 @@ def test_without_the_network_the_rest_goes_on(beat, tmp_path):
     code = ("import json, numpy as np; from rap_analyzer.music import tags; from rap_analyzer.core import LabError\n"
             "def nothing(*a, **k): raise LabError('the weights cannot be had: connect once, then it works offline.')\n"
             "tags.session = nothing; tags.fetch = nothing\n"
-            "from rap_analyzer.music.analyzers import analyze_file; import sys\n"
+            "from rap_analyzer.music.batch import analyze_file; import sys\n"
             "print(json.dumps(analyze_file(sys.argv[1]).as_dict()))")
     file = save(beat, tmp_path / "x.wav")
     done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
@@ -157,15 +158,15 @@ def test_without_the_network_the_rest_goes_on(beat, tmp_path):
 
 
 def test_many_at_once_say_what_one_says(song, beat, network):
-    (_, one), = batch([(song, None)], "fast", 1)
+    (_, one), = analyze_files([(song, None)], "fast", 1)
     here = analyze_file(song, profile="fast")
     assert isinstance(one, Analyses) and one["tempo"].value["bpm"] == pytest.approx(here["tempo"].value["bpm"], abs=0.1)
     assert np.dot(one["embedding"].value["vector"], here["embedding"].value["vector"]) > 0.999
 
 
 def test_headlines():
-    assert headline("x", {"a": 1.5, "b": "c", "d": [1], "e": True}) == "a 1.5, b c"
-    assert headline("mood", {"label": "dark"}) == "dark"
+    assert summarize("x", {"a": 1.5, "b": "c", "d": [1], "e": True}) == "a 1.5, b c"
+    assert summarize("mood", {"label": "dark"}) == "dark"
     with pytest.raises(ValueError, match="no file"): list(hear_any(os.devnull))
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rap_analyzer.music import analyzers
-from rap_analyzer.music.analyzers import analyze, discover
+from rap_analyzer.music import plugins
+from rap_analyzer.music.analyzers import FIVE, analyze
 from rap_analyzer.music.audio import Clip
+from rap_analyzer.music.plugins import discover
+from rap_analyzer.music.worker import stop_workers
 
 SOURCE = Path(__file__).parent.parent / "exercises" / "plugin_loudness"
 
@@ -33,8 +35,8 @@ def installed(target, monkeypatch):
     monkeypatch.syspath_prepend(str(target))
     discover(again=True)
     yield
-    analyzers.stop_workers()
-    analyzers._looked.cache_clear()
+    stop_workers()
+    plugins._found_once.cache_clear()
 
 
 def sine(hz=997.0, sr=48_000, seconds=12.0, loud=1.0):
@@ -45,14 +47,14 @@ def sine(hz=997.0, sr=48_000, seconds=12.0, loud=1.0):
 def test_installing_it_is_the_registration(installed):
     found = discover()
     loudness = found.plugins["loudness"]
-    assert list(found.plugins) == [*analyzers.FIVE, "loudness"] and not found.refused
-    assert loudness.guest and (loudness.source, loudness.version) == ("rap-loudness 1.0.0", "1.0.0")
+    assert list(found.plugins) == [*FIVE, "loudness"] and not found.refused
+    assert loudness.isolated and (loudness.source, loudness.version) == ("rap-loudness 1.0.0", "1.0.0")
     assert "rap_loudness" not in sys.modules                             # its code never came into this process
 
 
 def test_without_it_nothing_knows_its_name():
     assert "loudness" not in discover(again=True).plugins
-    text = "".join(f.read_text(encoding="utf-8") for f in (Path(analyzers.__file__).parent.parent).rglob("*.py"))
+    text = "".join(f.read_text(encoding="utf-8") for f in (Path(plugins.__file__).parent.parent).rglob("*.py"))
     assert "rap_loudness" not in text
 
 
@@ -82,7 +84,7 @@ def test_it_is_part_of_a_whole_answer(installed):
 
 def test_the_contract_is_documented_where_authors_look():
     from dataclasses import fields
-    chapter = (SOURCE.parent.parent / "nbs" / "analyzer" / "60_analyzers.ipynb").read_text(encoding="utf-8")
+    chapter = (SOURCE.parent.parent / "nbs" / "analyzer" / "57_plugins.ipynb").read_text(encoding="utf-8")
     prose = chapter + (SOURCE / "README.md").read_text(encoding="utf-8")
-    assert all(f.name in prose for f in fields(analyzers.Analyzer)) and all(a in prose for a in analyzers.ARGUMENTS)
-    assert analyzers.GROUP in (SOURCE / "pyproject.toml").read_text(encoding="utf-8")
+    assert all(f.name in prose for f in fields(plugins.Analyzer)) and all(a in prose for a in plugins.ARGUMENTS)
+    assert plugins.GROUP in (SOURCE / "pyproject.toml").read_text(encoding="utf-8")

@@ -21,8 +21,9 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import LabError, progress, rap
-from ..music.analyzers import Analyses, batch
+from ..music.analyzers import Analyses
 from ..music.audio import MAX_BYTES
+from ..music.batch import analyze_files
 from ..music.catalog import Track
 from ..music.files import audio_files, names, shown, words_beside
 from ..search.cache import Cache
@@ -182,7 +183,7 @@ def listen(
         for job in jobs:
             waiting[str(job.path)] = job
             yield str(job.path), job.words
-    hearing = batch(asked(), profile, workers, limit_s)
+    hearing = analyze_files(asked(), profile, workers, limit_s)
     try:
         for path, got in hearing:
             job = waiting.pop(path)

@@ -12,8 +12,9 @@ import numpy as np
 
 from ..core import progress
 from ..lab import locked
-from ..music.analyzers import FIVE, analyze, analyze_file
+from ..music.analyzers import FIVE, analyze
 from ..music.audio import Clip
+from ..music.batch import analyze_file
 from ..music.embedding import MODEL_ID
 from ..music.generator import embeddings
 from ..search.index import Hit, build, drop, similar

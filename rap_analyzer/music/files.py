@@ -16,8 +16,9 @@ from pathlib import Path
 import soundfile
 
 from ..core import LabError
-from .analyzers import Analyses, analyze, analyze_file, batch
+from .analyzers import Analyses, analyze
 from .audio import KINDS, BadAudio, content
+from .batch import analyze_file, analyze_files
 from .catalog import Track
 from .render import render
 
@@ -109,7 +110,7 @@ def hear_any(
     what: str | Path | Track,  # a file, a folder, or a track, which is rendered
     words: str | None = None,  # lyrics; default: what lies beside the file, or belongs to the track
     profile: str = "full",  # or "fast"
-) -> Iterator[tuple[str, Analyses | Exception]]:  # a name, and what was heard, or BadAudio; from a folder also Broken
+) -> Iterator[tuple[str, Analyses | Exception]]:  # a name, and what was heard, or BadAudio; from a folder also WorkerError
     "Analyse whatever it is, and store nothing."
     if isinstance(what, Track):
         yield f"{what.title} · {what.artist} (rendered, synthetic)", analyze(render(what), words or what.lyrics, profile)
@@ -117,7 +118,7 @@ def hear_any(
     path = Path(what)
     if path.is_dir():
         if words: raise ValueError("lyrics belong to one song, and this is a folder: put them beside the songs, as NAME.txt")
-        yield from ((str(f), got) for f, got in batch(((f, words_beside(f)) for f in audio_files(path)), profile))
+        yield from ((str(f), got) for f, got in analyze_files(((f, words_beside(f)) for f in audio_files(path)), profile))
     elif path.exists() and not path.is_file(): raise ValueError(f"{path} is no file")
     else:
         try: yield str(path), analyze_file(path, words or words_beside(path), profile)
