@@ -16,6 +16,7 @@ from pathlib import Path
 
 import check_notebooks
 import import_contracts
+import readme
 
 from rap_analyzer import book
 
@@ -31,9 +32,29 @@ def tool(root: Path, *command: str) -> list[str]:
     return (done.stdout + done.stderr).strip().splitlines() or [f"{name} ended with exit code {done.returncode}"]
 
 
+def checkers(root: Path, folder: Path) -> dict[str, str]:
+    "Write the checker cell of each exercise into a Python file of its own; the files' names, and what they stand for."
+    found = {}
+    for path in sorted((root / "exercises" / "solutions").glob("*.ipynb")):
+        for c in check_notebooks.cells(path):
+            if c.kind != "code" or "checker" not in c.directives: continue
+            file = folder / f"{path.stem}_{c.number}.py"
+            file.write_text(c.text.rstrip() + "\n", encoding="utf-8")
+            found[file.name] = f"{path.relative_to(root)}:cell {c.number}"
+    return found
+
+
 def ruff(root: Path) -> list[str]:
-    "Python files follow ruff."
-    return tool(root, "ruff", "check", "--quiet", "--output-format", "concise", ".")
+    "Python files and notebooks follow ruff, each with the rules that fit it; a checker follows those of Python files."
+    lint = "ruff", "check", "--quiet", "--output-format", "concise"
+    found = tool(root, *lint, ".")
+    with tempfile.TemporaryDirectory() as tmp:
+        names, config = checkers(root, Path(tmp)), root / "pyproject.toml"
+        if not names: return found
+        given = ["--config", str(config)] if config.exists() else []
+        said = tool(Path(tmp), *lint, *given, "--config", "lint.isort.known-first-party=['rap_analyzer']",
+                    "--extend-ignore", "B905,B023,SIM114", ".")
+    return found + [f"{names.get(file, file)}:{rest}" for file, _, rest in (line.partition(":") for line in said)]
 
 
 def clean(root: Path) -> list[str]:
@@ -111,6 +132,7 @@ CHECKS: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
     "owners": ("modules and notebooks match", owners),
     "imports": ("imports follow the order of the book", imports),
     "notebooks": ("notebook style", check_notebooks.problems),
+    "readme": ("README's chapters", readme.problems),
     "exercises": ("exercises", exercises),
     "compose": ("compose file", compose),
 }
