@@ -1,4 +1,4 @@
-"""Make the pronunciation table of `rap_analyzer/music/lyrics.py` from the CMU Pronouncing Dictionary.
+"""Make the pronunciation table of `rap_analyzer/music/phonetics.py` from the CMU Pronouncing Dictionary.
 
 `scripts/pronunciations.py cmudict.dict` takes the file of that name from https://github.com/cmusphinx/cmudict (its hash
 is checked), and writes `english.z`: one line a word, "word code code ...", a code for each of its
@@ -10,7 +10,7 @@ import zlib
 from hashlib import sha256
 from pathlib import Path
 
-from rap_analyzer.music.lyrics import PHONE
+from rap_analyzer.music.phonetics import PHONE
 
 HERE = Path(__file__).resolve().parent.parent / "rap_analyzer" / "music"
 SHA256 = "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22"

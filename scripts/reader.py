@@ -1,4 +1,4 @@
-"""Train the network of `rap_analyzer/music/lyrics.py` that reads words aloud which no dictionary lists.
+"""Train the network of `rap_analyzer/music/phonetics.py` that reads words aloud which no dictionary lists.
 
 `scripts/reader.py` takes the table `english.z`, sets one word in twenty aside (`held`), finds which letters of the others make
 which phones, and trains three layers to say what the middle one of seventeen letters sounds like. It writes `english.npz` (8-bit
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rap_analyzer.music.lyrics import Phones, english, is_vowel, listed
+from rap_analyzer.music.phonetics import Phones, is_vowel, load_dictionary, look_up
 
 HERE = Path(__file__).resolve().parent.parent / "rap_analyzer" / "music"
 LETTERS = "\0abcdefghijklmnopqrstuvwxyz'"
@@ -47,8 +47,8 @@ def align(word: str, phones: Phones, fit: Cost) -> list[tuple[int, int]] | None:
 
 def aligned(words: list[str], rounds: int = 4) -> list[tuple[str, list[str]]]:  # a word, and what each of its letters writes
     "All words with their phones shared out; the shares are counted and used again until they settle."
-    plain = {w: tuple(p.rstrip("012") for p in listed(w)[0]) for w in words}
-    vowels = {p.rstrip("012") for w in words for p in listed(w)[0] if is_vowel(p)}
+    plain = {w: tuple(p.rstrip("012") for p in look_up(w)[0]) for w in words}
+    vowels = {p.rstrip("012") for w in words for p in look_up(w)[0] if is_vowel(p)}
 
     def fit(letter: str, phones: Phones) -> float:
         return -3.0 if not phones else (-2.0 if (phones[0] in vowels) == (letter in "aeiouy") else -6.0) - 5.0 * (len(phones) - 1)
@@ -62,7 +62,7 @@ def aligned(words: list[str], rounds: int = 4) -> list[tuple[str, list[str]]]:  
         table = {k: math.log(n / total[k[0]]) for k, n in pairs.items() if n >= 3}
         fit = lambda letter, phones, table=table: table.get((letter, phones), -14.0)  # noqa: E731
     found = ((w, align(w, plain[w], fit)) for w in words)
-    return [(w, [" ".join(listed(w)[0][a:b]) for a, b in at]) for w, at in found if at]
+    return [(w, [" ".join(look_up(w)[0][a:b]) for a, b in at]) for w, at in found if at]
 
 
 def windows(word: str, reach: int) -> np.ndarray:  # a row a letter: which inputs are on
@@ -129,7 +129,7 @@ def syllables_right(p: list[np.ndarray], written: list[str], words: list[str], r
         z = np.maximum(h @ p[2] + p[3], 0) @ p[4] + p[5]
         e = np.exp(z - z.max(axis=1, keepdims=True))
         n = round(float((e / e.sum(axis=1, keepdims=True) @ vowels).sum()))
-        right += n in {sum(map(is_vowel, q)) for q in listed(w)}
+        right += n in {sum(map(is_vowel, q)) for q in look_up(w)}
     return right / len(words)
 
 
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--reach", type=int, default=8, help="letters on either side")
     parser.add_argument("--out", type=Path, default=HERE / "english.npz")
     args = parser.parse_args()
-    known = aligned([w for w in english() if not held(w)])
+    known = aligned([w for w in load_dictionary() if not held(w)])
     written = [w for w, n in Counter(x for _, parts in known for x in parts).most_common() if n >= 12]
     number = {w: i for i, w in enumerate(written)}
     known = [(w, parts) for w, parts in known if all(x in number for x in parts)]
@@ -149,7 +149,7 @@ def main() -> None:
     y = np.array([number[x] for _, parts in known for x in parts])
     p = train(x, y, (2 * args.reach + 1) * len(LETTERS), len(written), args.hidden, args.epochs)
     np.savez_compressed(args.out, **packed(p, written))
-    share = syllables_right(p, written, [w for w in english() if held(w)], args.reach)
+    share = syllables_right(p, written, [w for w in load_dictionary() if held(w)], args.reach)
     print(f"{args.out.name}: {args.out.stat().st_size:,} bytes; syllables right for {share:.2%} of the words set aside")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rap_analyzer.music import lyrics
+from rap_analyzer.music import lyrics, phonetics, rhyme
 
 ROOT = Path(__file__).parent.parent
 WORDS = [("rhythm", 2), ("squirrel", 2), ("unforgettable", 5), ("strengths", 1), ("o'er", 1), ("untrimm'd", 2), ("lyricism", 4),
@@ -48,22 +48,22 @@ def test_syllables_of_words(word: str, n: int) -> None:
 
 
 def test_syllables_of_listed_words() -> None:
-    sample = list(lyrics.english())[::50]
-    right = sum(lyrics.syllables(w) in {sum(map(lyrics.is_vowel, p)) for p in lyrics.listed(w)} for w in sample)
+    sample = list(phonetics.load_dictionary())[::50]
+    right = sum(lyrics.syllables(w) in {sum(map(phonetics.is_vowel, p)) for p in phonetics.look_up(w)} for w in sample)
     assert right / len(sample) > 0.99
 
 
 def test_syllables_of_words_that_nothing_was_trained_on() -> None:
     "One word in twenty was kept from the network; here the dictionary loses it, too."
-    known = lyrics.english()
+    known = phonetics.load_dictionary()
     hidden = [w for w in known if zlib.crc32(w.encode()) % 20 == 0][::4]
-    truth = {w: {sum(map(lyrics.is_vowel, p)) for p in lyrics.listed(w)} for w in hidden}
+    truth = {w: {sum(map(phonetics.is_vowel, p)) for p in phonetics.look_up(w)} for w in hidden}
     aside = {w: known.pop(w) for w in hidden}
-    lyrics.pronounce.cache_clear()
+    phonetics.pronounce.cache_clear()
     try: right = sum(lyrics.syllables(w) in truth[w] for w in hidden)
     finally:
         known.update(aside)
-        lyrics.pronounce.cache_clear()
+        phonetics.pronounce.cache_clear()
     assert right / len(hidden) > 0.955
 
 
@@ -75,10 +75,10 @@ def test_schemes_of_verse_held_back(name: str, least: float) -> None:
 
 def test_the_eye_is_not_the_ear() -> None:
     assert lyrics.rhyme_scheme(["a terrible cough", "as if, or as though"]) == ["A", "B"]
-    assert lyrics.rhyme("cough", "though").kind == lyrics.rhyme("love", "move").kind == "eye"
-    assert lyrics.rhyme("blue", "through").kind == "perfect"
-    assert lyrics.rhyme("home", "stone").kind == "slant"
-    assert lyrics.rhyme("night", "night").kind == "identical"
+    assert rhyme.classify("cough", "though").kind == rhyme.classify("love", "move").kind == "eye"
+    assert rhyme.classify("blue", "through").kind == "perfect"
+    assert rhyme.classify("home", "stone").kind == "slant"
+    assert rhyme.classify("night", "night").kind == "identical"
 
 
 def test_labels() -> None:
@@ -124,8 +124,8 @@ and left the house without another word"""
 
 
 def test_internal_rhymes() -> None:
-    assert lyrics.internal_rhymes("while I nodded, nearly napping, there came a tapping") == [("napping", "tapping")]
-    assert lyrics.internal_rhymes("you do it to me") == []
+    assert rhyme.find_internal_rhymes("while I nodded, nearly napping, there came a tapping") == [("napping", "tapping")]
+    assert rhyme.find_internal_rhymes("you do it to me") == []
 
 
 @pytest.mark.parametrize("text, code", [
@@ -147,26 +147,27 @@ def test_flow() -> None:
 
 
 def test_explicit_is_conservative() -> None:
-    assert not lyrics.explicit("the pussy-cat and the cock, an ass, Dick in Scunthorpe, a shuttlecock").flag
-    assert not lyrics.explicit("требовать рублей, употреблять, мудрый, художник, небо, себе").flag
-    for masked in ("f**k this", "sh*t", "oh " + "xfuvgx".translate(lyrics.SHIFT)[1:-1]): assert lyrics.explicit(masked).flag
-    assert lyrics.explicit("фу, " + "сыпфмл".translate(lyrics.SHIFT)).count == 1
+    assert not lyrics.detect_explicit("the pussy-cat and the cock, an ass, Dick in Scunthorpe, a shuttlecock").flag
+    assert not lyrics.detect_explicit("требовать рублей, употреблять, мудрый, художник, небо, себе").flag
+    for masked in ("f**k this", "sh*t", "oh " + "xfuvgx".translate(lyrics.SHIFT)[1:-1]): assert lyrics.detect_explicit(masked).flag
+    assert lyrics.detect_explicit("фу, " + "сыпфмл".translate(lyrics.SHIFT)).count == 1
 
 
 def test_sentiment_has_a_side_and_a_doubt() -> None:
-    good, bad = lyrics.sentiment(["I love this happy day"] * 3 + ["joy"]), lyrics.sentiment(["I hate this lonely grave", "pain"])
+    good = lyrics.score_sentiment(["I love this happy day"] * 3 + ["joy"])
+    bad = lyrics.score_sentiment(["I hate this lonely grave", "pain"])
     assert good.score > 0.3 and bad.score < -0.3
-    assert lyrics.sentiment(["счастье и любовь"]).score > 0 > lyrics.sentiment(["тоска и слёзы"]).score
-    assert lyrics.sentiment(["a table"]).confidence == 0
+    assert lyrics.score_sentiment(["счастье и любовь"]).score > 0 > lyrics.score_sentiment(["тоска и слёзы"]).score
+    assert lyrics.score_sentiment(["a table"]).confidence == 0
 
 
 def test_vector() -> None:
     texts = "I love you with all my heart", "я люблю тебя всем сердцем", "police came with guns"
-    one, two, other = (lyrics.vector([x]) for x in texts)
+    one, two, other = (lyrics.embed_text([x]) for x in texts)
     assert one.shape == (512,) and one.dtype == np.float32 and abs(np.linalg.norm(one) - 1) < 1e-3
     assert one @ two > one @ other + 0.2
-    assert lyrics.vector(["", "🎤"]) is None
-    assert np.array_equal(one, lyrics.vector(["I love you with all my heart"]))
+    assert lyrics.embed_text(["", "🎤"]) is None
+    assert np.array_equal(one, lyrics.embed_text(["I love you with all my heart"]))
 
 
 ODD = {
@@ -184,7 +185,7 @@ def test_odd_text(name: str) -> None:
     found = lyrics.lyrics(ODD[name], bpm=90, seconds=30)
     assert time.process_time() - start < 2
     assert len(found.lines) == len(found.scheme) <= lyrics.MAX_LINES and 0 <= found.confidence <= 1
-    json.dumps(found.value(), allow_nan=False)
+    json.dumps(found.as_dict(), allow_nan=False)
     if len(ODD[name]) > lyrics.MAX_TEXT: assert any("characters were read" in w for w in found.warnings)
 
 
