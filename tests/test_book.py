@@ -51,26 +51,38 @@ DOUBLE = """def double(
 """
 
 
+BOOK = """[[chapter]]
+folder = "lab"
+title = "The lab"
+about = "first things"
+notebooks = [
+  {file = "00_core", topic = "Numbers", question = "How `far`?"},
+  {file = "01_lab", topic = "Reasons", question = "Why?"},
+]
+"""
+
+
 @pytest.fixture
 def house(tmp_path):
     "A small project: two chapters that link to each other, an exercise, a decision, a home page."
     root = tmp_path / "a house"
-    put(root / "nbs/00_core.ipynb", cell("markdown", "# How `far`?\n> A subtitle.\n\nSee [the next](01_lab.ipynb#the-answer)."),
+    put(root / "nbs/lab/00_core.ipynb", cell("markdown", "# How `far`?\n> A subtitle.\n\nSee [the next](01_lab.ipynb#the-answer)."),
         cell("code", "#| default_exp core"), cell("code", "#| export\ndef double(x: int) -> int: return 2 * x"),
         cell("markdown", "Call `double(2)`. Слушатель любит такой трек."),
         cell("code", "from rap_analyzer.core import settings as s\nprint('profile', s().lab.profile, 'tracks', s().tracks)"))
-    put(root / "nbs/01_lab.ipynb", cell("markdown", "# Why?\n\nBecause of [that](00_core.ipynb), the folder [adr](../adr) and a\n"
-                                        "[file](../settings.ini), and $2^n$.\n\n```mermaid\ngraph LR\n  a[one] --> b[two]\n```\n\n"
-                                        "## The answer\n"),
+    put(root / "nbs/lab/01_lab.ipynb", cell("markdown", "# Why?\n\nBecause of [that](00_core.ipynb), the folder [adr](../../adr)\n"
+                                        "and a [file](../../settings.ini), and $2^n$.\n\n```mermaid\ngraph LR\n  a[one] --> b[two]\n```\n"
+                                        "\n## The answer\n"),
         cell("code", "assert 1 + 1 == 2"), cell("code", "predict = lambda key: f'guess {key}'\npredict('k')"),
         cell("code", "'the ' + 'truth'"), cell("code", "class Run:\n    def against_prediction(self): return 'the verdict'\n"
                                                "Run().against_prediction()"))
     put(root / "exercises/21_x.ipynb", cell("markdown", "# Can you?\n\nTry it."), cell("code", "answer = None"))
     (root / "adr").mkdir()
     (root / "adr/0001-x.md").write_text("# ADR 0001: x\n\nWe took x, see [home](../README.md).\n")
-    (root / "README.md").write_text("# Home\n\nHello from [a chapter](nbs/00_core.ipynb).\n")
+    (root / "README.md").write_text("# Home\n\nHello from [a chapter](nbs/lab/00_core.ipynb).\n")
     (root / "rap_analyzer").mkdir()
     (root / "rap_analyzer/core.py").write_text('"""Numbers."""\n\n' + DOUBLE)
+    (root / "nbs/book.toml").write_text(BOOK)
     for name in ("pyproject.toml", "settings.ini", "nbs/_smalldocs.yml", "nbs/styles.css", "nbs/site.js"):
         shutil.copy(ROOT / name, root / name)
     return root
@@ -79,7 +91,7 @@ def house(tmp_path):
 # ---- the book
 
 def test_a_result_depends_on_text_package_lock_and_profile(house, monkeypatch):
-    nb, module = house / "nbs/00_core.ipynb", house / "rap_analyzer/a/b.py"
+    nb, module = house / "nbs/lab/00_core.ipynb", house / "rap_analyzer/a/b.py"
     module.parent.mkdir(parents=True)
     module.write_text("x = 1")
     seen = []
@@ -119,7 +131,6 @@ def test_a_result_depends_on_text_package_lock_and_profile(house, monkeypatch):
 
 def test_notebooks_are_chosen_by_name_stem_or_path(house):
     put(house / "exercises/solutions/21_x.ipynb", cell("code", "1")), put(house / "exercises/solutions/_template.ipynb")
-    put(house / "nbs/index.ipynb", cell("code", "1"))
     names = lambda only: [p.name for p in _book.notebooks(house, only)]
     assert names("*") == ["00_core.ipynb", "01_lab.ipynb", "21_x.ipynb", "21_x.ipynb"]
     assert names("01_lab") == names("*_lab.ipynb") == ["01_lab.ipynb"]
@@ -193,49 +204,49 @@ def test_book_and_docs_from_the_command_line(house, capsys):
         return subprocess.run([sys.executable, str(ROOT / "scripts" / name), "--root", str(house), *args], capture_output=True,
                               text=True, timeout=120, cwd=house)
     book = lambda: json.loads((house / "_build/book.json").read_text())["smoke"]
-    chapter = house / "nbs/01_lab.ipynb"
+    chapter = house / "nbs/lab/01_lab.ipynb"
     good = chapter.read_text()
     put(chapter, cell("markdown", "# Why?"), cell("code", "print('so far')\nint('as planned')"), cell("code", "1"))
     failed = script("_book.py", "--profile", "smoke")
     assert failed.returncode == 1, failed.stderr
-    assert "FAILED nbs/01_lab.ipynb, cell 2 of 3:\n    print('so far')\n    int('as planned')" in failed.stdout
+    assert "FAILED nbs/lab/01_lab.ipynb, cell 2 of 3:\n    print('so far')\n    int('as planned')" in failed.stdout
     assert "\nso far\n" in failed.stdout and "ValueError: invalid literal" in failed.stdout and "\x1b" not in failed.stdout
-    assert re.search(r"nbs/01_lab.ipynb +[\d.]+  failed\n", failed.stdout)
-    assert "profile smoke tracks 3000" in (house / "_build/book/smoke/nbs/00_core.ipynb").read_text()
+    assert re.search(r"nbs/lab/01_lab.ipynb +[\d.]+  failed\n", failed.stdout)
+    assert "profile smoke tracks 3000" in (house / "_build/book/smoke/nbs/lab/00_core.ipynb").read_text()
     assert (house / "_build/lab/smoke/lab").is_dir() and not (house / "work").exists()
     assert {r["cached"] for r in book().values()} == {False} and len(book()) == 3
-    with pytest.raises(SystemExit, match="nbs/01_lab.ipynb has not been executed"): _site.make(house, None)
+    with pytest.raises(SystemExit, match="nbs/lab/01_lab.ipynb has not been executed"): _site.make(house, None)
 
     chapter.write_text(good)
     passed = script("_book.py", "--profile", "smoke")
     assert passed.returncode == 0, passed.stdout
-    assert {name for name, r in book().items() if not r["cached"]} == {"nbs/01_lab.ipynb"}
+    assert {name for name, r in book().items() if not r["cached"]} == {"nbs/lab/01_lab.ipynb"}
     assert {r["status"] for r in book().values()} == {"passed"} and "exercises/21_x.ipynb ..." not in passed.stderr
     assert _book.run(house, "smoke", "nothing") == 2
 
     made = script("_site.py", "--no-run", "--renderer", "smalldocs")
     assert made.returncode == 0 and "7 pages in _build/site, 0 problems" in made.stdout, made.stdout + made.stderr
     look_at_the_site(house / "_build" / "site")
-    put(chapter, cell("markdown", "# Changed?"))  # an old result is shown, and said to be old
-    assert _site.make(house, None, "smalldocs") == 0 and "changed code: nbs/01_lab.ipynb\n" in capsys.readouterr().err
+    put(chapter, cell("markdown", "# Why?\n\nNow it is different."))  # an old result is shown, and said to be old
+    assert _site.make(house, None, "smalldocs") == 0 and "changed code: nbs/lab/01_lab.ipynb\n" in capsys.readouterr().err
 
 
 def look_at_the_site(site: Path) -> None:
     "What the small house looks like as a site."
     pages = {p.relative_to(site).as_posix(): p.read_text(encoding="utf-8") for p in site.rglob("*.html")}
-    assert set(pages) == {"index.html", "nbs/00_core.html", "nbs/01_lab.html", "exercises/21_x.html", "adr/0001-x.html",
+    assert set(pages) == {"index.html", "nbs/lab/00_core.html", "nbs/lab/01_lab.html", "exercises/21_x.html", "adr/0001-x.html",
                           "reference/index.html", "reference/core.html"}
-    one, home = pages["nbs/01_lab.html"], pages["index.html"]
-    assert '00_core.html"' in one and 'href="../settings.ini"' in one and (site / "settings.ini").exists()
+    one, home = pages["nbs/lab/01_lab.html"], pages["index.html"]
+    assert '00_core.html"' in one and 'href="../../settings.ini"' in one and (site / "settings.ini").exists()
     folds = re.findall(r'<details class="measured" data-keys="k">.*?</details>', one, re.S)
     assert len(folds) == 2 and "the truth" in folds[0] and "the verdict" in folds[1] and "guess k" not in "".join(folds)
     assert one.count("the truth") == 1 and "Executed on" in one and "3,000 synthetic tracks" in one
     assert one.count("<svg") == (2 if find_spec("mermaidx") else 0) and "<msup>" in one and "<msup>" not in home
-    assert '<a href="../reference/core.html#double"><code>double(2)</code></a>' in pages["nbs/00_core.html"]
-    assert "any number" in pages["reference/core.html"] and "../nbs/00_core.html" in pages["reference/core.html"]
+    assert '<a href="../../reference/core.html#double"><code>double(2)</code></a>' in pages["nbs/lab/00_core.html"]
+    assert "any number" in pages["reference/core.html"] and "../nbs/lab/00_core.html" in pages["reference/core.html"]
     assert all('/fuse' not in text and 'site.js" data-up="' in text for text in pages.values())
-    assert re.search(r"0 The lab.*How.*far", home, re.S) and "3 Systems" not in home  # a section without pages is left out
-    assert "How far?" in re.search(r"<title>(.*?)</title>", pages["nbs/00_core.html"])[1]
+    assert re.search(r"The lab.*Numbers.*Reasons", home, re.S) and "Decisions on record" in home and "The project" not in home
+    assert "How far?" in re.search(r"<title>(.*?)</title>", pages["nbs/lab/00_core.html"])[1]
     assert "the truth" not in (site / "search.js").read_text(encoding="utf-8") and not (site / "search.json").exists()
 
 

@@ -11,9 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+import _book  # noqa: E402
+import _site  # noqa: E402
 import check_notebooks  # noqa: E402
 import checks  # noqa: E402
-import import_contracts  # noqa: E402
+import move  # noqa: E402
+
+from rap_analyzer import book  # noqa: E402
 
 def tracked() -> list[Path]:
     "The files that belong to the project: everything git knows or would add."
@@ -116,13 +120,27 @@ def loud(
 def good(**replace: dict) -> list[dict]:
     "The cells of a small notebook that follows every rule; `title=`, `owner=`, `export=`, `more=` and `end=` replace one."
     cells = {"title": md("# How loud is loud?\n> A question."), "owner": code("#| default_exp music.volume"),
-             "export": code(GOOD_EXPORT), "more": md("## Try\nLook at [the start](00_core.ipynb)."),
+             "export": code(GOOD_EXPORT), "more": md("## Try\nLook at [the start](../lab/10_core.ipynb)."),
              "end": md("## What changed in your head\n- Loudness is a choice.")} | replace
     for i, c in enumerate(cells.values()): c["id"] = f"cell{i}"
     return list(cells.values())
 
 
-def write(folder: Path, cells: list[dict], name: str = "12_music_volume.ipynb") -> Path:
+BOOK = """[[chapter]]
+folder = "lab"
+title = "The lab"
+about = "first things"
+notebooks = [{file = "10_core", topic = "First", question = "What is first?"}]
+
+[[chapter]]
+folder = "music"
+title = "Music"
+about = "sounds"
+notebooks = [{file = "12_volume", topic = "Volume", question = "How loud is loud?"}]
+"""
+
+
+def write(folder: Path, cells: list[dict], name: str = "12_volume.ipynb") -> Path:
     "A notebook file, in the form that nbdev-clean leaves."
     folder.mkdir(parents=True, exist_ok=True)
     nb = {"cells": cells, "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}},
@@ -140,11 +158,11 @@ def built(tmp_path_factory):
     for name in ("README.md", "LICENSE", "NOTICE"): (root / name).write_text("x")
     core = [md("# What is first?"), code("#| default_exp core"), code("#| export\nfirst: int = 1"), md("## Learned\nOne.")]
     for i, c in enumerate(core): c["id"] = f"core{i}"
-    write(root / "nbs", core, "00_core.ipynb")
-    write(root / "nbs", good())
+    write(root / "nbs/lab", core, "10_core.ipynb")
+    write(root / "nbs/music", good())
+    (root / "nbs/book.toml").write_text(BOOK)
     (root / "rap_analyzer").mkdir()
     assert checks.tool(root, "nbdev-export") == []
-    (root / ".importlinter").write_text(import_contracts.text(root / "nbs"))
     (root / "docker-compose.yml").write_text("services:\n  db: {image: x}\n  api: {image: y, depends_on: [db]}\n")
     return root
 
@@ -169,7 +187,8 @@ BAD = {
     "execution count": (dict(more=code("1", execution_count=3)), "cell 4: has an execution count"),
     "wide line": (dict(more=code("x = 1  # " + "x" * 124)), "cell 4: line 1 has 133 characters, at most 132"),
     "directive below code": (dict(export=code("import os\n#| export")), "cell 3: `#| export` stands below code"),
-    "other module": (dict(owner=code("#| default_exp music.noise")), "cell 2: default_exp is music.noise, the file's name says"),
+    "other module": (dict(owner=code("#| default_exp music.noise")),
+                     "cell 2: default_exp is music.noise, the file's name says volume"),
     "no module": (dict(owner=code("1")), "exactly one `#| default_exp`, in the first code cell"),
     "two modules": (dict(more=code("#| default_exp music.volume")), "exactly one `#| default_exp`"),
     "long export": (dict(export=code("#| export\n" + LONG)), "cell 3: 26 lines in an export cell, at most 25"),
@@ -190,7 +209,7 @@ BAD = {
     "no closing": (dict(end=md("Good bye.")) | dict(more=md("Still.")), "no closing section"),
     "empty closing": (dict(more=md("."), end=md("## What changed in your head\n")), "no closing section"),
     "closing before the end": (dict(more=md("## Learned\nA lot."), end=f("def g() -> int:")), "no closing section"),
-    "dead link": (dict(more=md("[next](13_music_noise.ipynb)")), "cell 4: the link to 13_music_noise.ipynb leads nowhere"),
+    "dead link": (dict(more=md("[next](13_noise.ipynb)")), "cell 4: the link to 13_noise.ipynb leads nowhere"),
     "dead file link": (dict(more=md("[why](../adr/0001-x.md#part)")), "the link to ../adr/0001-x.md#part leads nowhere"),
 }
 
@@ -198,36 +217,37 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_notebook_is_refused(tmp_path, case):
     replace, says = BAD[case]
-    write(tmp_path / "nbs", [md("# ?")], "00_core.ipynb")
-    found = check_notebooks.check(write(tmp_path / "nbs", good(**replace)))
+    write(tmp_path / "nbs/lab", [md("# ?")], "10_core.ipynb")
+    found = check_notebooks.check(write(tmp_path / "nbs/music", good(**replace)))
     assert [p for p in found if says in p], found
 
 
 @pytest.mark.parametrize("text", [
     "A vector of 512 dimensions is 2 KB.", "Since the 90s and the 1990s.", "A matrix of 57,000 x 512, 4x4 tiles.", "$3x + 2$",
-    "See [it](00_core.ipynb#2-s).", "```mermaid\n# not a title\n[a](b)\n```", "`{store.p95:.1f} ms` comes from a run.",
+    "See [it](../lab/10_core.ipynb#2-s).", "```mermaid\n# not a title\n[a](b)\n```", "`{store.p95:.1f} ms` comes from a run.",
     "We stop after 2 s. <!-- figure: a limit we chose -->", "Half past 5. Sums of 3 items."])
 def test_a_good_notebook_passes(tmp_path, text):
-    write(tmp_path / "nbs", [md("# ?")], "00_core.ipynb")
-    assert check_notebooks.check(write(tmp_path / "nbs", good(more=md(text)))) == []
+    write(tmp_path / "nbs/lab", [md("# ?")], "10_core.ipynb")
+    assert check_notebooks.check(write(tmp_path / "nbs/music", good(more=md(text)))) == []
 
 
 def test_a_kept_figure_is_listed(tmp_path):
-    path = write(tmp_path / "nbs", good(more=md("We stop after 2 s. <!-- figure: a limit we chose -->")))
-    assert check_notebooks.notes(tmp_path) == ["nbs/12_music_volume.ipynb cell 4: figure kept: a limit we chose"]
+    path = write(tmp_path / "nbs/music", good(more=md("We stop after 2 s. <!-- figure: a limit we chose -->")))
+    assert check_notebooks.notes(tmp_path) == ["nbs/music/12_volume.ipynb cell 4: figure kept: a limit we chose"]
     assert path.exists()
 
 
-@pytest.mark.parametrize("name", ["music_volume.ipynb", "1_music.ipynb", "12-music.ipynb", "12_Music.ipynb"])
+@pytest.mark.parametrize("name", ["volume.ipynb", "1_volume.ipynb", "12-volume.ipynb", "12_Volume.ipynb"])
 def test_file_names(tmp_path, name):
-    assert "the file's name has to be NN_room_module.ipynb" in check_notebooks.check(write(tmp_path / "nbs", good(), name))
+    assert "the file's name has to be NN_module.ipynb" in check_notebooks.check(write(tmp_path / "nbs", good(), name))
 
 
 def test_no_notebooks_is_a_problem(tmp_path):
     assert check_notebooks.problems(tmp_path) == ["nbs: no notebooks found"]
     (tmp_path / "nbs").mkdir()
-    (tmp_path / "nbs" / "00_core.ipynb").write_text("{")
-    assert check_notebooks.problems(tmp_path) == ["nbs/00_core.ipynb is not a notebook"]
+    (tmp_path / "nbs" / "10_core.ipynb").write_text("{")
+    assert check_notebooks.problems(tmp_path) == ["there is no nbs/book.toml: it lists the notebooks in order.",
+                                                  "nbs/10_core.ipynb is not a notebook"]
 
 
 def test_exercises_are_looked_at_too(tmp_path):
@@ -279,16 +299,16 @@ def test_unknown_check(house):
 def test_clean_sees_what_nbdev_would_change(house):
     cells = good()
     cells[2]["metadata"] = {"scrolled": True}
-    path = write(house / "nbs", cells)
+    path = write(house / "nbs/music", cells)
     before = path.read_bytes()
-    assert [p.split(":")[0] for p in checks.clean(house)] == ["nbs/12_music_volume.ipynb is not clean"]
+    assert [p.split(":")[0] for p in checks.clean(house)] == ["nbs/music/12_volume.ipynb is not clean"]
     assert path.read_bytes() == before
 
 
 def test_clean_keeps_tags(house):
     cells = good()
     cells[2]["metadata"] = {"tags": ["parameters"]}
-    write(house / "nbs", cells)
+    write(house / "nbs/music", cells)
     assert checks.clean(house) == []
 
 
@@ -297,7 +317,7 @@ def test_export_sees_an_edited_module_and_an_unexported_notebook(house):
     module.write_text(module.read_text().replace("upper", "lower"))
     assert [p.split()[0] for p in checks.export(house)] == ["rap_analyzer/music/volume.py"]
     assert checks.export(house) == []
-    write(house / "nbs", good(export=code(GOOD_EXPORT.replace("upper", "title"))))
+    write(house / "nbs/music", good(export=code(GOOD_EXPORT.replace("upper", "title"))))
     assert [p.split()[0] for p in checks.export(house)] == ["rap_analyzer/music/volume.py"]
 
 
@@ -311,10 +331,10 @@ def test_owners_sees_orphans_and_missing_modules(house):
 
 
 @pytest.mark.parametrize("module, line, broken", [
-    ("core.py", "from rap_analyzer.music.volume import loud", "rap_analyzer.core imports smaller numbers only BROKEN"),
-    ("core.py", "from .music import volume", "rap_analyzer.core imports smaller numbers only BROKEN"),
+    ("core.py", "from rap_analyzer.music.volume import loud", "modules import from notebooks above their own BROKEN"),
+    ("core.py", "from .music import volume", "modules import from notebooks above their own BROKEN"),
     ("music/volume.py", "import psycopg", "only lab and search.store import psycopg BROKEN"),
-    ("music/volume.py", "from fastapi import FastAPI", "only platform.api import fastapi BROKEN"),
+    ("music/volume.py", "from fastapi import FastAPI", "only app and platform.* and *.routes import fastapi BROKEN"),
 ])
 def test_imports_see_a_wrong_arrow(house, module, line, broken):
     assert checks.imports(house) == []
@@ -323,11 +343,85 @@ def test_imports_see_a_wrong_arrow(house, module, line, broken):
     assert broken in "\n".join(checks.imports(house))
 
 
-def test_contracts_follow_the_notebooks(house):
-    (house / ".importlinter").write_text("[importlinter]\nroot_package = rap_analyzer\n")
-    assert "does not follow from the notebooks' numbers" in checks.imports(house)[0]
-    write(house / "nbs", good(), "00_again.ipynb")
-    assert checks.imports(house) == ["nbs: again and core both have number 00; imports need an order"]
+def test_the_order_of_the_book_is_the_order_of_imports(house):
+    file = house / "rap_analyzer/core.py"
+    file.write_text(f"{file.read_text()}\nfrom rap_analyzer.music.volume import loud\n")
+    assert "BROKEN" in "\n".join(checks.imports(house))
+    _, first, second = BOOK.split("[[chapter]]")
+    (house / "nbs/book.toml").write_text(f"[[chapter]]{second}\n[[chapter]]{first}")
+    assert checks.imports(house) == []
+
+
+# ---- the book: one file says the order, and everything follows
+
+def told(root: Path) -> str: return "\n".join(check_notebooks.problems(root))
+
+
+@pytest.mark.parametrize("old, new, says", [
+    ('topic = "Volume"', 'topic = "First"', "two notebooks have the topic 'First'"),
+    ("How loud is loud?", "How loud?", "12_volume.ipynb: its title is 'How loud is loud?', nbs/book.toml says 'How loud?'"),
+    ('"12_volume"', '"12_noise"', "nbs/music/12_volume.ipynb is not listed in nbs/book.toml: add a line to its chapter"),
+    ('"12_volume"', '"12_noise"', "nbs/book.toml lists nbs/music/12_noise.ipynb, which is not there"),
+    ('topic = "Volume", ', "", "notebook 1 of music needs topic (str)"),
+    ('about = "sounds"', 'abuot = "sounds"', "chapter 2 needs about (str)"),
+    ('about = "sounds"', 'about = "sounds"\ncolour = "red"', "chapter 2 has an unknown key 'colour'"),
+    ("[[chapter]]", "[[chapter", "nbs/book.toml: "),
+    ('loud?"}]', 'loud?"}]\n[[path]]\nname = "x"', "path 1 needs title (str), minutes (int), notebooks (list)"),
+])
+def test_the_book_and_the_folder_have_to_agree(house, old, new, says):
+    assert check_notebooks.problems(house) == []
+    (house / "nbs/book.toml").write_text(BOOK.replace(old, new, 1))
+    assert says in told(house)
+
+
+def test_a_notebook_is_inserted_and_another_moved_by_book_toml_alone(house, tmp_path):
+    "On a copy of the real course: nothing but book.toml is touched, and what derives from it follows."
+    root = tmp_path / "copy"
+    for name in ("nbs", "rap_analyzer", "exercises", "adr"): shutil.copytree(ROOT / name, root / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "settings.ini"): shutil.copy(ROOT / name, root)
+    cells = good(title=md("# How far is near?"), owner=code("#| default_exp search.distance"), more=md("## Try\nIt works."))
+    write(root / "nbs/performance", cells, "12_distance.ipynb")
+    file = root / "nbs/book.toml"
+    lines = file.read_text().splitlines()
+    find = lambda stem: next(i for i, line in enumerate(lines) if f'file = "{stem}"' in line)
+    lines.insert(find("15_index"), '  {file = "12_distance", topic = "Distances", question = "How far is near?"},')
+    moved = lines.pop(find("75_files"))
+    lines.insert(find("70_generator"), moved)
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file() and p != file}
+    file.write_text("\n".join(lines) + "\n")
+    assert told(root) == ""
+    order = [n.name for n in book.read(root).notebooks]
+    at = order.index("performance/12_distance")
+    assert order[at - 1:at + 2] == ["performance/10_store", "performance/12_distance", "performance/15_index"]
+    assert order.index("analyzer/75_files") + 1 == order.index("analyzer/70_generator")
+    assert {p: p.read_bytes() for p in before} == before
+    checks.tool(root, "nbdev-export")
+    assert checks.owners(root) == [] and checks.imports(root) == []
+    config = {"website": {"sidebar": {"contents": ["chapters"]}}}
+    _site.sidebar(config, {}, book.read(root))
+    sections = {s["section"]: [c["text"] for c in s["contents"]] for s in config["website"]["sidebar"]["contents"]}
+    assert sections["Performance"][:3] == ["Vector storage", "Distances", "HNSW indexes"]
+    assert [p.stem for p in _book.notebooks(root)].index("12_distance") == at
+
+
+def test_moving_a_notebook_mends_the_links(house):
+    subprocess.run(["git", "init", "-q"], cwd=house, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=house, check=True)
+    (house / "README.md").write_text("See [it](nbs/music/12_volume.ipynb#try), `](nbs/none.ipynb)` and [that](LICENSE).")
+    move.move(house, {"nbs/music/12_volume.ipynb": "nbs/music/20_volume.ipynb", "nbs/lab/10_core.ipynb": "nbs/core/10_core.ipynb"})
+    assert (house / "README.md").read_text() == "See [it](nbs/music/20_volume.ipynb#try), `](nbs/none.ipynb)` and [that](LICENSE)."
+    assert "[the start](../core/10_core.ipynb)" in (house / "nbs/music/20_volume.ipynb").read_text()
+    assert told(house).splitlines() == ["nbs/core/10_core.ipynb is not listed in nbs/book.toml: add a line to its chapter",
+                                        "nbs/book.toml lists nbs/lab/10_core.ipynb, which is not there"]
+    with pytest.raises(SystemExit, match="there is no nbs/music/12_volume.ipynb"):
+        move.move(house, {"nbs/music/12_volume.ipynb": "nbs/music/25_volume.ipynb"})
+    with pytest.raises(SystemExit, match="10_core.ipynb exists already"):
+        move.move(house, {"nbs/music/20_volume.ipynb": "nbs/core/10_core.ipynb"})
+
+
+def test_what_comes_next_is_not_typed():
+    assert "book.toml" in "".join(check_notebooks.onward([check_notebooks.Cell(1, md("Text.\n\nNext: [more](x.ipynb)"))]))
+    assert not list(check_notebooks.onward([check_notebooks.Cell(1, md("The next: `Next:`"))]))
 
 
 @pytest.mark.parametrize("text, says", [

@@ -357,15 +357,17 @@ def test_next_follows_the_reading_path(home, tmp_path, monkeypatch):
     (repo / "exercises").symlink_to(settings().root / "exercises")
     (repo / "settings.ini").write_text("")
     last = list(ids())[-1]
-    (repo / "nbs" / "paths.toml").write_text(f'[[path]]\nname = "taste"\ntitle = "T"\nminutes = 9\n'
-                                             f'notebooks = ["nbs/START.ipynb", "exercises/{ids()[last].name}"]\n')
+    book = repo / "nbs" / "book.toml"
+    book.write_text(f'[[path]]\nname = "taste"\ntitle = "T"\nminutes = 9\nnotebooks = ["START", "exercises/{ids()[last].stem}"]\n')
     monkeypatch.setenv("RAP_SETTINGS", str(repo / "settings.ini"))
     settings.cache_clear()
     assert learn.next_exercise().id == last and [e.id for e in learn.order("taste")] == [last]
     with pytest.raises(LabError, match="no reading path 'nowhere'; there are: taste"): learn.order("nowhere")
-    notebooks = '["START.ipynb", "21_search_index", "28_which_p95"]'
-    (repo / "nbs" / "paths.toml").write_text(f'[[path]]\nname = "weekend"\nnotebooks = {notebooks}')
-    assert [e.id for e in learn.order("weekend")] == [*(i for i in ids() if i.startswith("21.")), "28.1"]
+    book.write_text('[[chapter]]\nfolder = "x"\ntitle = "X"\nabout = ""\n'
+                    'notebooks = [{file = "10_index", topic = "T", question = "Q?", exercises = ["21.1", "13.2"]}]\n'
+                    '[[path]]\nname = "weekend"\ntitle = "W"\nminutes = 9\n'
+                    'notebooks = ["START", "x/10_index", "exercises/28_which_p95"]')
+    assert [e.id for e in learn.order("weekend")] == ["21.1", "13.2", "28.1"]
 
 
 def test_next_and_check_know_that_start_holds_the_first_exercise(home):
@@ -406,6 +408,8 @@ def test_of_start_only_what_the_answer_rests_on_is_run(home, tmp_path, monkeypat
     task["source"] = "".join(task["source"]).replace(BUGGY, GOOD)
     nb["cells"].insert(nb["cells"].index(task), {"cell_type": "code", "source": "raise SystemExit('nothing rests on this cell')"})
     (repo / "nbs" / "START.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+    (repo / "nbs" / "book.toml").write_text('[[chapter]]\nfolder = "."\ntitle = "Start"\nabout = ""\n'
+                                            'notebooks = [{file = "START", topic = "T", question = "Q?"}]')
     monkeypatch.setenv("RAP_SETTINGS", str(repo / "settings.ini"))
     settings.cache_clear()
     for given in (None, repo / "nbs" / "START.ipynb"):
@@ -421,7 +425,7 @@ def test_commands_in_messages_can_be_pasted(home, tmp_path, monkeypatch, path, s
         (folder / "rap-analyzer").write_text("#!/bin/sh\n")
         (folder / "rap-analyzer").chmod(0o755)
     (tmp_path / "repo" / "settings.ini").write_text("")
-    (tmp_path / "repo" / "exercises").symlink_to(settings().root / "exercises")
+    for name in ("exercises", "nbs"): (tmp_path / "repo" / name).symlink_to(settings().root / name)
     monkeypatch.setenv("RAP_SETTINGS", str(tmp_path / "repo" / "settings.ini"))
     monkeypatch.setenv("PATH", str(tmp_path / path) if path else "/nowhere")
     settings.cache_clear()

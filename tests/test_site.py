@@ -15,13 +15,13 @@ import _guess  # isort: skip
 import _marks  # isort: skip
 import _paths  # isort: skip
 import _site  # isort: skip
-from rap_analyzer import _modidx, ledger
+from rap_analyzer import _modidx, book, ledger
 from rap_analyzer.guess import GuessForm
 
 DRAWS = pytest.mark.skipif(not find_spec("mermaidx"), reason="there is no wheel of mermaidx's engine for this machine")
 house = test_book.house  # the same small project
 
-BOOK = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
+BOOK = [ROOT / n.path for n in book.read(ROOT).notebooks]
 
 
 # ---- a guess on the page
@@ -220,8 +220,11 @@ def _hidden(): ...
 @pytest.fixture
 def module(tmp_path) -> _api_pages.Module:
     "The module `games.cards` of a small project: importing it would end in an error."
-    put(tmp_path / "nbs/10_games_cards.ipynb", cell("markdown", "# Who deals?"), cell("code", "#| default_exp games.cards"))
-    put(tmp_path / "nbs/11_none.ipynb", cell("markdown", "# No module?"))
+    put(tmp_path / "nbs/games/10_cards.ipynb", cell("markdown", "# Who deals?"), cell("code", "#| default_exp games.cards"))
+    put(tmp_path / "nbs/games/11_none.ipynb", cell("markdown", "# No module?"))
+    (tmp_path / "nbs/book.toml").write_text('[[chapter]]\nfolder = "games"\ntitle = "Games"\nabout = ""\nnotebooks = [\n'
+                                            '  {file = "10_cards", topic = "Cards", question = "Who deals?"},\n'
+                                            '  {file = "11_none", topic = "Nothing", question = "No module?"}]\n')
     (tmp_path / "rap_analyzer/games").mkdir(parents=True)
     (tmp_path / "rap_analyzer/games/cards.py").write_text(MODULE)
     found, = _api_pages.modules(tmp_path)
@@ -231,7 +234,7 @@ def module(tmp_path) -> _api_pages.Module:
 def test_a_module_is_described_without_importing_it(module):
     page = _api_pages.page(module)
     assert page.startswith("# games.cards\n> What is drawn. More.\n")
-    assert "chapter 10: [Who deals?](../nbs/10_games_cards.ipynb)" in page
+    assert "explained, in [Cards](../nbs/games/10_cards.ipynb): Who deals?" in page
     assert "def draw(X: 'np.ndarray', *, k: int = 10, why: str = '') -> list[int]\n" in page
     assert "| `X` | `'np.ndarray'` | (n, d) \\| rows |" in page and "**Returns** `list[int]`: row numbers" in page
     assert "| `k` | `int` | how many |" in page and "Draw k rows." in page
@@ -245,7 +248,7 @@ def test_a_module_is_described_without_importing_it(module):
 
 def test_names_lead_to_the_one_place_they_mean(module):
     names = _api_pages.Names([module])
-    other = _api_pages.Module("games.dice", "n", "x", "", {}, [_api_pages.Entry(n, None) for n in ("draw_all", "print")])
+    other = _api_pages.Module("games.dice", "n", "x", "x", "", {}, [_api_pages.Entry(n, None) for n in ("draw_all", "print")])
     at = "reference/games_cards.md"
     for said in ("draw()", "draw(X, k=3)", "cards.draw", "games.cards.draw", "rap_analyzer.games.cards.draw"):
         assert names.find(said) == f"{at}#draw", said
@@ -255,7 +258,7 @@ def test_names_lead_to_the_one_place_they_mean(module):
     assert names.find("games.cards") == at
     for said in ("print()", "draw the line", "X + 1", "deck.burn", "_hidden", "", "draw_all()"):
         assert names.find(said) is None, said
-    both = _api_pages.Names([module, other, _api_pages.Module("b.c", "n", "t", "", {}, [_api_pages.Entry("Deck", None)])])
+    both = _api_pages.Names([module, other, _api_pages.Module("b.c", "n", "t", "t", "", {}, [_api_pages.Entry("Deck", None)])])
     assert both.find("draw_all") == "reference/games_dice.md#draw_all"
     assert both.find("Deck") is None and both.find("Deck", own="reference/b_c.md") == "reference/b_c.md#Deck"
 
@@ -317,7 +320,7 @@ def test_a_mermaid_fence_becomes_a_picture_for_each_mode():
 
 @DRAWS
 def test_the_chapters_have_maths_and_a_diagram_that_can_be_drawn():
-    texts = [_site.prose("".join(c["source"]), _site.Where(PurePosixPath(f"nbs/{p.name}"), ROOT))
+    texts = [_site.prose("".join(c["source"]), _site.Where(PurePosixPath(p.relative_to(ROOT).as_posix()), ROOT))
              for p in BOOK for c in json.loads(p.read_text())["cells"] if c["cell_type"] == "markdown"]
     assert sum("diagram-dark" in t for t in texts) >= 1 and sum('class="maths"' in t for t in texts) >= 1
     assert not any("```mermaid" in t for t in texts)
@@ -326,10 +329,11 @@ def test_the_chapters_have_maths_and_a_diagram_that_can_be_drawn():
 # ---- reading paths
 
 def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
-    (house / "nbs/paths.toml").write_text('[[path]]\nname="taste"\ntitle="Taste"\nminutes=10\nnotebooks=["01_lab"]\n'
-                                          '[[path]]\nname="all"\ntitle="All"\nminutes=180\n'
-                                          'notebooks=["nbs/00_core.ipynb", "01_lab.ipynb", "exercises/21_x"]\n')
-    put(house / "nbs/START.ipynb", cell("markdown", "# Begin here?\n\nWith [that](01_lab.ipynb)."))
+    first = '[[chapter]]\nfolder="."\ntitle="Start"\nabout=""\nnotebooks=[{file="START", topic="Begin", question="Begin here?"}]\n'
+    paths = ('[[path]]\nname="taste"\ntitle="Taste"\nminutes=10\nnotebooks=["lab/01_lab"]\n'
+             '[[path]]\nname="all"\ntitle="All"\nminutes=180\nnotebooks=["lab/00_core", "lab/01_lab", "exercises/21_x"]\n')
+    (house / "nbs/book.toml").write_text(first + test_book.BOOK + paths)
+    put(house / "nbs/START.ipynb", cell("markdown", "# Begin here?\n\nWith [that](lab/01_lab.ipynb)."))
     for path in _site.notebooks(house):  # as if executed
         put(_site._book.executed(house, "smoke", path), *json.loads(path.read_text())["cells"])
     code = _site._book.Ground(house, "smoke")
@@ -340,21 +344,18 @@ def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
     (house / "_build/book.json").write_text(json.dumps({"last": "smoke", "smoke": records}))
     assert _site.make(house, None, "smalldocs") == 0, capsys.readouterr().out
     read = lambda name: (house / "_build/site" / name).read_text()
-    start, lab = read("start.html"), read("nbs/01_lab.html")
+    start, lab = read("start.html"), read("nbs/lab/01_lab.html")
     assert "About 10 minutes" in start and "About 3 hours" in start and "(about 1 minute)" in start
-    assert re.search(r'<ol>.*nbs/00_core.html.*nbs/01_lab.html.*exercises/21_x.html.*</ol>', start.partition('id="all"')[2], re.S)
-    assert "2 of 3" in lab and "1 of 1" in lab and "../exercises/21_x.html" in lab.partition("2 of 3")[2]
-    assert 'class="page-navigation"' not in lab and "../start.html#all" in lab
+    listed = r'<ol>.*nbs/lab/00_core.html.*nbs/lab/01_lab.html.*exercises/21_x.html.*</ol>'
+    assert re.search(listed, start.partition('id="all"')[2], re.S)
+    assert "2 of 3" in lab and "1 of 1" in lab and "../../exercises/21_x.html" in lab.partition("2 of 3")[2]
+    assert 'class="page-navigation"' not in lab and "../../start.html#all" in lab
     assert "nbs/START.html" in start and "With" in read("nbs/START.html") and "Executed on" in read("nbs/START.html")
 
-    (house / "nbs/paths.toml").write_text('[[path]]\nname="x"\ntitle="X"\nminutes="ten"\nnotebooks=[]\n'
-                                          '[[path]]\nname="y"\ntitle="Y"\nminutes=1\nnotebooks=["99_gone"]\n')
+    gone = paths.replace("lab/00_core", "lab/99_gone")
+    (house / "nbs/book.toml").write_text(first + test_book.BOOK + gone)
     assert _site.make(house, None, "smalldocs") == 1
-    said = capsys.readouterr().out
-    assert "path 1 needs name and title (texts), minutes (a whole number)" in said and "names 99_gone, which is no page" in said
-    (house / "nbs/paths.toml").write_text("[[path]")
-    trails, wrong = _paths.read(house, [])
-    assert trails == [] and wrong[0].startswith("nbs/paths.toml: ")
+    assert "path all names nbs/lab/99_gone.ipynb, which is not there" in capsys.readouterr().out
 
 
 def test_minutes_come_from_words_code_run_time_and_the_author(tmp_path):
