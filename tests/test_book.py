@@ -71,8 +71,8 @@ def house(tmp_path):
         cell("markdown", "Call `double(2)`. Слушатель любит такой трек."),
         cell("code", "from rap_analyzer.core import settings as s\nprint('profile', s().lab.profile, 'tracks', s().tracks)"))
     put(root / "nbs/lab/01_lab.ipynb", cell("markdown", "# Why?\n\nBecause of [that](00_core.ipynb), the folder [adr](../../adr)\n"
-                                        "and a [file](../../settings.ini), and $2^n$.\n\n```mermaid\ngraph LR\n  a[one] --> b[two]\n```\n"
-                                        "\n## The answer\n"),
+                                        "and a [file](../../settings.ini), and $2^n$.\n\n```mermaid\ngraph LR\n"
+                                        "  a[one] --> b[two]\n```\n\n## The answer\n"),
         cell("code", "assert 1 + 1 == 2"), cell("code", "predict = lambda key: f'guess {key}'\npredict('k')"),
         cell("code", "'the ' + 'truth'"), cell("code", "class Run:\n    def against_prediction(self): return 'the verdict'\n"
                                                "Run().against_prediction()"))
