@@ -9,26 +9,15 @@ import pytest
 import redis
 
 from rap_analyzer.core import LabError
-from rap_analyzer.frameworks.performance import (
-    COMPONENTS,
-    RUNGS,
-    apply,
-    by_processes,
-    by_tasks,
-    by_threads,
-    drawn,
-    explain_run,
-    gain,
-    most,
-    optimize,
-    profile,
-    undo,
-)
+from rap_analyzer.frameworks.performance import apply, optimize, profile, undo
 from rap_analyzer.lab import Lab
 from rap_analyzer.music import catalog
 from rap_analyzer.music.catalog import MODEL_ID
+from rap_analyzer.search.advice import RUNGS, amdahl_gain, amdahl_limit
 from rap_analyzer.search.cache import Cache
 from rap_analyzer.search.index import build, built, drop, method, select_similar
+from rap_analyzer.search.instruments import explain_prepared
+from rap_analyzer.search.load import COMPONENTS, draw_questions, run_processes, run_tasks, run_threads
 from rap_analyzer.search.store import Query, Store, fill, migrate
 
 IX = method("hnsw_halfvec").index_name()
@@ -215,11 +204,11 @@ def test_every_component_can_be_profiled_and_told_as_json(ward, component):
 
 
 def test_questions_vary_and_are_the_same_for_the_same_seed(ward):
-    task = profile("similarity_search", ward, n=5).task
-    a, b, c = (drawn(ward, task, 8, seed) for seed in (1, 1, 2))
+    workload = profile("similarity_search", ward, n=5).workload
+    a, b, c = (draw_questions(ward, workload, 8, seed) for seed in (1, 1, 2))
     assert len({x.tobytes() for x in a}) == 8 and all((x == y).all() for x, y in zip(a, b, strict=True))
     assert not any((x == y).all() for x, y in zip(a, c, strict=True))
-    pairs = drawn(ward, replace(task, component="filtered_search"), 12, 1)
+    pairs = draw_questions(ward, replace(workload, component="filtered_search"), 12, 1)
     assert len(pairs) == 12 and all(where for _, where in pairs)
 
 
@@ -292,9 +281,9 @@ def test_a_model_with_a_dot_in_its_name_has_an_index_that_fits(ward):
 def test_the_plan_is_that_of_the_prepared_statement(ward):
     query = Query("SELECT count(*) FROM tracks WHERE year = %s AND title LIKE '%%a' AND mood IS DISTINCT FROM %s", (1998, None))
     with ward.session() as s:
-        seen = explain_run(s, query)
+        seen = explain_prepared(s, query)
         assert "$1" in str(seen.raw["Plan"]) and "1998" not in str(seen.raw["Plan"])
-        ids = {explain_run(s, select_similar(i)).raw["Query Identifier"] for i in (1, 2)}
+        ids = {explain_prepared(s, select_similar(i)).raw["Query Identifier"] for i in (1, 2)}
         assert s.con.execute("SELECT count(*) FROM pg_prepared_statements WHERE name = 'profiled'").fetchone() == (0,)
         assert s.con.execute("SELECT calls FROM pg_stat_statements(false) WHERE queryid = %s", [*ids]).fetchone()[0] >= 2
     assert len(ids) == 1
@@ -309,21 +298,21 @@ def test_a_server_that_does_not_count_is_asked_to_explain(ward):
 
 
 def test_amdahl():
-    assert (most(0), most(0.75), gain(0.75, 3), gain(1, 5)) == (1, 4, 2, 5)
-    assert gain(0.5, 1e12) == pytest.approx(most(0.5))
+    assert (amdahl_limit(0), amdahl_limit(0.75), amdahl_gain(0.75, 3), amdahl_gain(1, 5)) == (1, 4, 2, 5)
+    assert amdahl_gain(0.5, 1e12) == pytest.approx(amdahl_limit(0.5))
     for wrong in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="share"): most(wrong)
-    with pytest.raises(ValueError, match="more than 0"): gain(0.5, 0)
+        with pytest.raises(ValueError, match="share"): amdahl_limit(wrong)
+    with pytest.raises(ValueError, match="more than 0"): amdahl_gain(0.5, 0)
 
 
-async def _tasks(store, asked): return await by_tasks(store, asked, 3)
+async def _tasks(store, asked): return await run_tasks(store, asked, 3)
 
 
 def test_crowds_answer_every_question_once(ward):
     import asyncio
 
     asked = list(range(60))
-    for load in (by_threads(ward, asked, 3), asyncio.run(_tasks(ward, asked)), by_processes(ward, asked, 2)):
+    for load in (run_threads(ward, asked, 3), asyncio.run(_tasks(ward, asked)), run_processes(ward, asked, 2)):
         assert len(load.ms) == 60 and load.rps > 0 and str(load.clients) in repr(load)
 
 

@@ -43,13 +43,14 @@ from starlette.exceptions import HTTPException as RoutingError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core import LabError, allowed, rap, settings
-from ..frameworks.performance import COMPONENTS, optimize, profile
+from ..frameworks.performance import optimize, profile
 from ..ledger import last
 from ..music.catalog import Track
 from ..search.cache import Cache, scope_of
 from ..search.filters import Filter, afiltered, read_filter
 from ..search.fulltext import afind, ahybrid
 from ..search.index import Hit, achoose, built, decode, select_similar, similar
+from ..search.load import COMPONENTS
 from ..search.store import NoEmbedding, Store, UnknownTrack, decode_track, default_store, select_tracks
 from ..search.store import Query as SqlQuery
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SIGNATURE', 'SESSION', 'ANNOUNCED', 'UNANNOUNCED', 'COLUMNS', 'EMBEDDING', 'OLD_GENRES', 'TRACK_SQL', 'copy_records',
-           'copy_file', 'copy_in', 'Explain', 'explain', 'migrate', 'Query', 'UnknownTrack', 'NoEmbedding',
-           'session_dsn', 'Session', 'Memo', 'Store', 'plain', 'lost', 'bad_text', 'check_track', 'check_vectors',
-           'order_by_similarity', 'merge_sql', 'stage', 'select_tracks', 'check_id', 'decode_track', 'default_store',
-           'fill']
+           'copy_file', 'copy_in', 'Explain', 'walk_plan', 'explain', 'read_plan', 'migrate', 'Query', 'UnknownTrack',
+           'NoEmbedding', 'session_dsn', 'Session', 'Memo', 'Store', 'plain', 'lost', 'bad_text', 'check_track',
+           'check_vectors', 'order_by_similarity', 'merge_sql', 'stage', 'select_tracks', 'check_id', 'decode_track',
+           'default_store', 'fill']
 
 # %% ../../nbs/performance/10_store.ipynb #06568cdf
 import queue
@@ -100,10 +100,10 @@ class Explain:
         return " <- ".join(self.nodes) + using + pages
 
 
-def _walk(node: dict) -> Iterator[dict]:
+def walk_plan(node: dict) -> Iterator[dict]:
     "A plan node and all below it."
     yield node
-    for child in node.get("Plans", []): yield from _walk(child)
+    for child in node.get("Plans", ()): yield from walk_plan(child)
 
 # %% ../../nbs/performance/10_store.ipynb #d8624bb6
 def explain(
@@ -114,9 +114,15 @@ def explain(
 ) -> Explain:
     "The plan of a query, as PostgreSQL reports it."
     options = "ANALYZE, BUFFERS, FORMAT JSON" if analyze else "FORMAT JSON"
-    raw = con.execute(f"EXPLAIN ({options}) {query}", params).fetchone()[0][0]
-    top, nodes = raw["Plan"], list(_walk(raw["Plan"]))
-    buffers = top.get("Shared Hit Blocks", 0) + top.get("Shared Read Blocks", 0) if analyze else None
+    return read_plan(con.execute(f"EXPLAIN ({options}) {query}", params).fetchone()[0][0])
+
+
+def read_plan(
+    raw: dict,  # what EXPLAIN (FORMAT JSON) reports
+) -> Explain:  # without buffers and rows if it was not run
+    "The parts of an EXPLAIN that are looked at most."
+    top, nodes = raw["Plan"], list(walk_plan(raw["Plan"]))
+    buffers = top["Shared Hit Blocks"] + top["Shared Read Blocks"] if "Shared Hit Blocks" in top else None
     indexes = tuple(x["Index Name"] for x in nodes if "Index Name" in x)
     return Explain(tuple(x["Node Type"] for x in nodes), indexes, buffers, top.get("Actual Rows"), raw)
 
