@@ -79,7 +79,9 @@ def public(tree: ast.Module) -> list[Entry]:
     for node in tree.body:
         owner = patched(node)
         if owner:
-            if owner in found and not node.name.startswith("_"): found[owner].methods.append(Entry(node.name, node))
+            if node.name.startswith("_"): continue
+            if owner in found: found[owner].methods.append(Entry(node.name, node))
+            else: found[f"{owner}.{node.name}"] = Entry(f"{owner}.{node.name}", node)  # a method of another module's class
         elif isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
             inside = node.body if isinstance(node, ast.ClassDef) else []
             found[node.name] = Entry(node.name, node, [Entry(n.name, n) for n in inside if isinstance(n, Function)
