@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOBODY', 'CONF', 'VALKEY_CONF', 'ROLES', 'EXTENSIONS', 'wheel', 'pg_binary', 'valkey_binary', 'unprivileged', 'give',
-           'run', 'address', 'Lab', 'free_port', 'in_folder', 'locked', 'memory_mb']
+           'run', 'address', 'Lab', 'free_port', 'in_folder', 'memory_mb']
 
 # %% ../nbs/lab/20_lab.ipynb #2850d904
 import atexit
@@ -18,8 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +32,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from .core import LabError, settings
+from .disk import locked, write_whole
 
 # %% ../nbs/lab/20_lab.ipynb #562214c2
 def wheel(package: str) -> Path:  # its folder
@@ -132,11 +132,7 @@ def _note(self: Lab, **new: object) -> dict:
     "Read `lab.json` (ports, passwords), with `new` entries added and written first."
     file = self.dir / "lab.json"
     kept = json.loads(file.read_text()) if file.exists() else {}
-    if new:
-        draft = file.with_suffix(".new")
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
-            json.dump(kept := {**kept, **new}, f)
-        draft.replace(file)
+    if new: write_whole(file, json.dumps(kept := {**kept, **new}), mode=0o600)
     return kept
 
 # %% ../nbs/lab/20_lab.ipynb #5147e84a
@@ -402,27 +398,19 @@ def drop_database(self: Lab, name: str) -> None:
     with psycopg.connect(self.url(None, "postgres"), autocommit=True) as con:
         con.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
-# %% ../nbs/lab/20_lab.ipynb #5cfe775d
-@contextmanager
-def locked(file: Path, wait_s: float = 180) -> Iterator[None]:
-    "Hold an exclusive lock on `file`; the kernel releases it if we die."
-    with open(file, "a") as f:
-        end = time.monotonic() + wait_s
-        while True:
-            try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                if time.monotonic() > end: raise LabError("another process is still starting this lab; try again.") from None
-                time.sleep(0.05)
-            else: break
-        yield
-
 # %% ../nbs/lab/20_lab.ipynb #5308e6ed
+@patch
+def _starting(self: Lab) -> AbstractContextManager[None]:
+    "Start and stop one at a time, whoever asks."
+    return locked(self.dir / "start.lock", busy="another process is still starting this lab; try again.")
+
+
 @patch
 def up(self: Lab, keep: bool = False) -> Lab:  # itself
     "Make sure the servers run; with `keep`, until `down`."
     if not (self.external_db and self.external_redis): self._folders()
     self.dir.mkdir(parents=True, exist_ok=True)
-    with locked(self.dir / "start.lock"):
+    with self._starting():
         if not self._lease: self._take_lease()          # first: if a start fails half way, our end ends it
         if not self.external_db: self._start_pg()
         if not self.external_redis: self._start_valkey()
@@ -446,7 +434,7 @@ def close(self: Lab) -> None:
     if not self._lease: return
     lease, self._lease = self._lease, None
     atexit.unregister(self.close)
-    with suppress(FileNotFoundError), locked(self.dir / "start.lock"):  # nobody comes in between asking and stopping
+    with suppress(FileNotFoundError), self._starting():  # nobody comes in between asking and stopping
         try: fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError: pass
         else:
@@ -468,7 +456,7 @@ def _stop(self: Lab) -> None:
 def down(self: Lab) -> None:
     "Stop the embedded servers now, whoever uses them."
     if not self.dir.exists(): return
-    with locked(self.dir / "start.lock"):
+    with self._starting():
         (self.dir / "keep").unlink(missing_ok=True)
         self._stop()
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from fastcore.basics import patch
 
 from .core import LabError, settings
+from .disk import write_whole
 from .display import format_value
 from .provenance import canonical_json, machine, source_hash, versions
 from .stats import MIN_FOR_P95, Ratio, summary, thin
@@ -42,16 +43,10 @@ def record_folder(
 
 # %% ../nbs/lab/24_runs.ipynb #77ca8ad6
 def write_record(folder: Path, name: str, record: Mapping[str, object]) -> Path:
-    "Write one record, a line for each field: to a temporary file, flushed to disk, then renamed into place."
+    "Write one record, a line for each field: whole or not at all."
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f" {json.dumps(k)}: {canonical_json(v)}" for k, v in sorted({"schema": SCHEMA, **record}.items())]
-    target, partial = folder / f"{name}.json", folder / f".{name}.{os.getpid()}.part"
-    with open(partial, "w", encoding="utf-8") as f:
-        f.write("{\n" + ",\n".join(lines) + "\n}\n")
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(partial, target)
-    return target
+    return write_whole(folder / f"{name}.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def stamp() -> tuple[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import progress
-from ..lab import locked
+from ..disk import locked
 from ..music.analyzers import FIVE, analyze
 from ..music.audio import Clip
 from ..music.batch import analyze_file

@@ -28,8 +28,10 @@ import psutil
 import redis
 from fastcore.basics import patch
 
+# %% ../../nbs/performance/40_drill.ipynb #d15c10c4
 from ..core import LabError
-from ..lab import Lab, locked
+from ..disk import locked
+from ..lab import Lab
 from ..learn import words
 from ..music.catalog import MODEL_ID
 from ..timing import schedule

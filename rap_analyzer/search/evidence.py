@@ -24,8 +24,9 @@ from itertools import islice
 
 import numpy as np
 
+from ..disk import locked
 from ..exercises import Check, words
-from ..lab import Lab, locked
+from ..lab import Lab
 from ..music import catalog
 from ..stats import Ratio, median_interval
 from ..timing import schedule

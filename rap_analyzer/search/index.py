@@ -20,7 +20,7 @@ import numpy as np
 from pgvector import HalfVector
 
 from ..core import LabError, settings
-from ..lab import locked
+from ..disk import locked
 from ..music.catalog import DIM, MODEL_ID, Track
 from .store import Explain, Query, Store, check_id, default_store, explain
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core import LabError, progress
-from ..lab import locked
+from ..disk import locked
 from ..music.catalog import DIM, KEYS, Track
 from .cache import Cache
 from .store import TRACK_SQL, Query, Store, bad_text, decode_track, default_store

@@ -32,7 +32,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from ..core import LabError, progress, rap, settings
-from ..lab import Lab, locked
+from ..disk import locked
+from ..lab import Lab
 from ..music.catalog import DIM, MODEL_ID, Track
 
 # %% ../../nbs/performance/10_store.ipynb #75bfefdb
