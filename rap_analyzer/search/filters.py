@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['NUMBER', 'RANGE', 'FORMS', 'EXACT_UP_TO', 'WALK', 'QUESTION', 'WHY', 'check_text', 'check_bound', 'check_bounds',
            'fold', 'Filter', 'parse_range', 'read_filter', 'ladder', 'nearest_admitted', 'conditions', 'by_hand',
-           'limits', 'select_filtered', 'decode_filtered', 'filtered', 'afiltered', 'one_rung', 'bench_filters',
-           'keep_filters']
+           'limits', 'select_filtered', 'decode_filtered', 'filtered', 'afiltered']
 
 # %% ../../nbs/performance/20_filters.ipynb #ab3e4e1d
 import asyncio
@@ -21,13 +20,11 @@ import numpy as np
 from fastcore.basics import patch
 from pgvector import HalfVector
 
-from ..core import progress, settings
-from ..ledger import measure, record
+from ..core import settings
 from ..music import catalog
 from ..music.catalog import MODEL_ID, Track
-from ..timing import one_core
-from .index import Hit, asimilar, build, built, check_k, check_vector, knows, nearest_ids, recall, similar
-from .store import Query, Session, Store, bad_text, check_id, default_store, fill
+from .index import Hit, asimilar, built, check_k, check_vector, knows, nearest_ids, similar
+from .store import Query, Store, bad_text, check_id, default_store
 
 # %% ../../nbs/performance/20_filters.ipynb #4d95885e
 def check_text(name: str, text: str | None) -> str | None:  # trimmed, composed (NFC)
@@ -256,51 +253,3 @@ async def afiltered(
     rows = await store.aquery(statement)
     if rows and rows[0][2] == "no query": raise await asyncio.to_thread(store.missing, itself, model_id)
     return decode_filtered(statement, rows, k, itself)
-
-# %% ../../nbs/performance/20_filters.ipynb #4ef9728c
-def one_rung(store: Store, hand: Session, name: str, where: Filter, asked: Sequence[int], k: int) -> tuple[dict, list]:
-    "Time one filter against the query written by hand, in turns on one core; also what it found."
-    ours = lambda i: filtered(asked[i], k, where, store=store)
-    exact = by_hand(where, k)
-    bare = lambda i: hand.fetch(Query(exact, (asked[i],)))
-    with store.session() as s: pids = [] if store.lab.external_db else [s.con.info.backend_pid, hand.con.info.backend_pid]
-    with one_core(pids): took = measure(f"filters.turns.{name}", {"ours": ours, "by_hand": bare}, n=len(asked))
-    found = [ours(i) for i in range(len(asked))]
-    row = {"filter": name, "ours_ms": took.ours.p50, "by_hand_ms": took.by_hand.p50, "ratio": took.ours.p50 / took.by_hand.p50,
-           "p95_ms": took.ours.p95, "why": next((f[0].why for f in found if f), "nothing matches")}
-    return row, [[h.track_id for h in f] for f in found]
-
-# %% ../../nbs/performance/20_filters.ipynb #8798c2a7
-def bench_filters(
-    queries: int = 40,  # tracks to start from, on every rung
-    k: int = 10,  # neighbours
-    store: Store | None = None,  # holds the synthetic catalog; default: default_store()
-) -> list[dict]:  # one row a filter, narrow ones first; recorded in the ledger
-    "Recall, and the time against exact SQL written by hand, for filters from a few tracks to all."
-    store = fill(store or default_store())
-    build("hnsw_halfvec", store)
-    n, hand, rows = store.count(MODEL_ID), Session(store.dsn), []
-    tracks, X = list(catalog.tracks(0, n)), catalog.embeddings(0, n).astype(np.float32)
-    asked = [int(i) for i in np.linspace(0, n - 1, queries)]
-    with progress("measuring filters", len(ladder())) as step:
-        for name, where in ladder().items():
-            row, found = one_rung(store, hand, name, where, asked, k)
-            matches, true = sum(map(where.admits, tracks)), nearest_admitted(X, tracks, where, asked, k)
-            full = sum(len(f) == len(t) for f, t in zip(found, true, strict=True)) / queries
-            rows.append({"matches": matches, "share": matches / n, **row, "full": full, "recall": recall(found, true)})
-            step()
-    hand.con.close()
-    keep_filters(rows := sorted(rows, key=lambda r: r["matches"]), n, k, queries)
-    return rows
-
-# %% ../../nbs/performance/20_filters.ipynb #7d3e7b0b
-def keep_filters(rows: Sequence[dict], n: int, k: int, queries: int) -> None:
-    "Record every rung, the one nearest to one percent, and the worst recall."
-    params = {"tracks": n, "k": k, "queries": queries}
-    told = lambda r: {name: r[name] for name in ("matches", "share", "ours_ms", "by_hand_ms", "recall", "full", "why")}
-    for r in rows: record(f"filters.rung.{r['filter']}", r["ratio"], unit="x", params=params, **told(r))
-    one = min(rows, key=lambda r: abs(math.log(r["share"] / 0.01)))
-    record("filters.one_percent", one["ratio"], unit="x", params=params, filter=one["filter"], **told(one))
-    worst = min(rows, key=lambda r: r["recall"])
-    record("filters.lowest_recall", worst["recall"], params=params, filter=worst["filter"], share=worst["share"], filters=len(rows),
-           full=min(r["full"] for r in rows))
