@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FILE', 'CHAPTER', 'NOTEBOOK', 'PATH', 'Notebook', 'Chapter', 'ReadingPath', 'Book', 'read', 'text_of', 'title_of',
-           'module_of', 'modules', 'problems']
+           'module_of', 'modules', 'problems', 'duration', 'show_paths']
 
 # %% ../nbs/lab/15_book.ipynb #f0c26ae7
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -159,3 +160,26 @@ def problems(root: Path | None = None) -> Iterator[str]:
             yield f"{n.path}: its title is {title!r}, {FILE} says {n.question!r}"
     for p in book.paths:
         yield from (f"{FILE}: path {p.name} names {page}, which is not there" for page in p.pages if not (root / page).exists())
+
+# %% ../nbs/lab/15_book.ipynb #ab81bc38
+def duration(minutes: int) -> str:
+    "A number of minutes in words."
+    if minutes < 90: return f"about {minutes} minute{'s' * (minutes != 1)}"
+    return f"about {minutes / 60:.1f} hours".replace(".0", "")
+
+
+def show_paths(
+    without: str = "",  # a page: paths that lead through it are left out
+    root: Path | None = None,  # the repository's folder
+) -> object:  # Markdown, which a notebook shows
+    "The reading paths as a table of links, from the folder in which the notebook runs."
+    from IPython.display import Markdown
+    root = Path(root or settings().root)
+    book = read(root)
+    topics = {n.path: n.topic for n in book.notebooks}
+    def link(page: str) -> str:
+        to = Path(os.path.relpath(root / page, Path.cwd())).as_posix()
+        return f"[{topics.get(page) or title_of(root / page)}]({to})"
+    rows = [f"| {duration(p.minutes)} | **{p.title}**. {p.about} | {', '.join(map(link, p.pages))} |"
+            for p in book.paths if without not in p.pages]
+    return Markdown("\n".join(["| it takes | path | pages |", "|---|---|---|", *rows]))

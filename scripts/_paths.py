@@ -6,15 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from rap_analyzer.book import ReadingPath
+from rap_analyzer.book import ReadingPath, duration
 
 START = "start.md"
-
-
-def lasts(minutes: int) -> str:
-    "A duration in words."
-    if minutes < 90: return f"about {minutes} minute{'s' * (minutes != 1)}"
-    return f"about {minutes / 60:.1f} hours".replace(".0", "")
 
 
 def needs(path: Path, run_s: float) -> int:
@@ -37,12 +31,12 @@ def start(trails: list[ReadingPath], titles: dict[str, str], topics: dict[str, s
           minutes: dict[str, int] | None = None) -> str:
     "The Start page, as Markdown: each page of a path by its topic and its question; `minutes` says how long each page takes."
     topics = topics or {}
-    also = lambda p: f" ({lasts(minutes[p])})" if minutes and p in minutes else ""
+    also = lambda p: f" ({duration(minutes[p])})" if minutes and p in minutes else ""
     named = lambda p: f"**{topics[p]}**: " if p in topics else ""
     lines = ["# Where do I start?", "> The ways through the course, and how long each takes.", ""]
     for t in trails:
         about = f" {t.about}" if t.about else ""
-        lines += [f"## {t.title} {{#{t.name}}}", "", f"{lasts(t.minutes).capitalize()}.{about}", ""]
+        lines += [f"## {t.title} {{#{t.name}}}", "", f"{duration(t.minutes).capitalize()}.{about}", ""]
         lines += [f"{n}. {named(p)}[{titles[p]}]({p}){also(p)}" for n, p in enumerate(t.pages, 1)] + [""]
     return "\n".join(lines)
 
