@@ -6,18 +6,18 @@
 __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_STAY', 'CHILD_END', 'CHILD', 'MOST_PROCESSES',
            'KEPT_OUTPUT', 'KEPT_ANSWER', 'MARK', 'Ask', 'KINDS', 'translated', 'words', 'Cell', 'read', 'split_task',
            'literals', 'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'Outcome', 'run_apart', 'kind_of',
-           'plain', 'akin', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of',
-           'judge_function', 'call', 'question', 'alike', 'strange', 'fitting', 'speaking', 'ruled', 'about_belief',
-           'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code', 'from_history', 'judge',
-           'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'only_to_look_at', 'judged', 'verify', 'lint',
-           'stub']
+           'plain', 'akin', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of', 'Memo',
+           'copier', 'rival_answers', 'judge_function', 'call', 'question', 'alike', 'strange', 'fitting', 'speaking',
+           'ruled', 'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code',
+           'from_history', 'judge', 'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'only_to_look_at',
+           'judged', 'verify', 'lint', 'stub']
 
 # %% ../nbs/lab/40_exercises.ipynb #4bf42440
 import ast
-import html
 import json
 import math
 import os
+import pickle
 import random
 import re
 import secrets
@@ -27,10 +27,10 @@ import subprocess
 import symtable
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -550,30 +550,63 @@ def space_of(code: str) -> dict:
 def answers_of(f: Callable, cases: Sequence[tuple]) -> list:  # one for each case; Ellipsis where it raised
     "What a function of the author answers."
     out: list = []
-    for case in cases:
-        try: out.append(f(*deepcopy(case)))
+    for copy_of in map(copier, cases):
+        try: out.append(f(*copy_of()))
         except Exception: out.append(...)
     return out
 
+# %% ../nbs/lab/40_exercises.ipynb #a90b3f64
+class Memo:
+    "Values by name. Each is computed once, by the first thread that needs it; the others wait."
+
+    def __init__(self) -> None: self._kept, self._lock = {}, threading.RLock()
+
+    def get(self, name: object, compute: Callable[[], object]) -> object:
+        "The value of a name, computed if it is new."
+        with self._lock:
+            if name not in self._kept: self._kept[name] = compute()
+            return self._kept[name]
+
+
+def copier(case: tuple) -> Callable[[], tuple]:
+    "A function that copies a case, since an answer may sort what it is given; by pickle where that is possible: it is faster."
+    try: data = pickle.dumps(case)
+    except (pickle.PicklingError, AttributeError, TypeError): return partial(deepcopy, case)
+    return partial(pickle.loads, data)
+
+
+def rival_answers(ex: Exercise, own: dict, cases: Sequence[tuple]) -> dict[str, list[list]]:
+    "For each belief, the answers of everyone who holds it: the author's wrong answers, then the checker's `rivals`."
+    found: dict = {}
+    for belief, code in (ex.wrong if "__name__" in own else ex.wrong_again).values():
+        found.setdefault(belief, []).append(answers_of(space_of("\n".join([*ex.given, code]))[own["name"]], cases))
+    for belief, f in own.get("rivals", ()): found.setdefault(belief, []).append(answers_of(f, cases))
+    return found
+
 # %% ../nbs/lab/40_exercises.ipynb #4b420491
-def judge_function(ex: Exercise, own: dict, got: list, cases: Sequence[tuple], fresh: int, seed: int) -> Iterator[Check]:
+def judge_function(
+    ex: Exercise,
+    own: dict,  # what the checker defines
+    got: list,  # what came over the wall
+    cases: Sequence[tuple],  # the questions
+    fresh: int,  # how many of them were drawn at random, from the seed
+    seed: int,
+    memo: Memo,  # of this exercise and this seed
+) -> Iterator[Check]:
     "The verdict about a function: its answers beside the truth, and the belief that explains them."
-    truth = answers_of(own["truth"], cases)
-    asked = [question(own, c) for c in cases]
-    wrong = [d for d in map(differs, got, truth, asked) if d]
-    name = words("check.answers")
+    again = "__name__" not in own
+    truth = memo.get((again, "truth"), lambda: answers_of(own["truth"], cases))
+    asked = memo.get((again, "asked"), lambda: [question(own, c) for c in cases])
+    name, wrong = words("check.answers"), [d for d in map(differs, got, truth, asked) if d]
     if not wrong:
         yield Check(name, True, words("pass.cases", n=len(cases), fresh=fresh))
         return
-    rivals: dict = {}
-    for belief, code in (ex.wrong if "__name__" in own else ex.wrong_again).values():
-        rivals.setdefault(belief, []).append(answers_of(space_of("\n".join([*ex.given, code]))[own["name"]], cases))
-    for belief, f in own.get("rivals", ()): rivals.setdefault(belief, []).append(answers_of(f, cases))
+    rivals = memo.get((again, "rivals"), lambda: rival_answers(ex, own, cases))
     belief, example, told = ruled(ex, own.get("rules", ()), got, truth, rivals, asked)
     said = [words("fail.cases", failed=len(wrong), n=len(cases), example=example or min(wrong, key=len)), *told[:-1]]
     yield Check(name, False, " ".join([*said, words("fail.seed", seed=seed), *told[-1:]]), belief)
 
-
+# %% ../nbs/lab/40_exercises.ipynb #d7703ab1
 def call(name: str, args: Sequence[object]) -> str:
     "A call as one would type it."
     return f"{name}({', '.join(map(short, args))})"
@@ -697,6 +730,7 @@ def wrap(text: str, width: int = 100) -> list[str]:
 
 def verdict_html(v: Verdict) -> str:
     "A verdict as a box: what was looked at, and what was found. Colour is never the only sign."
+    import html
     colour = {"pass": "#2e7d32", "fail": "#b2451f", "error": "#b2451f"}.get(v.state, "#777777")
     rows = "".join(f"<li>{'&#10003;' if c.ok else '&#10007;'} <b>{html.escape(c.name)}</b><br>{html.escape(c.message)}</li>"
                    for c in v.checks)
@@ -762,23 +796,23 @@ def judge(
     trace: bool = False,  # tell the traceback
     again: bool = False,  # the task in other clothes
     before: Mapping[str, object] = {},  # what the learner's last tries left, for an exercise whose cases are drawn
+    memo: Memo | None = None,  # of other answers to this exercise with this seed
 ) -> Verdict:
     "Run a program behind the wall, ask, and compare here."
     untouched = Check(words("check.changed"), False, words("verdict.not_attempted", id=ex.id))
     if same_code(cells[-1][1], ex.again[1] if again else ex.stub): return Verdict(ex.id, "not_attempted", (untouched,))
-    seed, own = secrets.randbelow(10**6) if seed is None else seed, space_of(ex.checker)
+    seed, memo, own = secrets.randbelow(10**6) if seed is None else seed, memo or Memo(), space_of(ex.checker)
+    cases, fresh = memo.get((again, "cases"), lambda: drawn(own["again"] if again else own, seed))
     own = own["again"] if again else own
-    cases, fresh = drawn(own, seed)
     asks = [(question(own, c), own["name"], list(c)) for c in cases] if cases else own.get("asks", [])
     out = run_apart(cells, asks(random.Random(seed)) if callable(asks) else asks, ex.budget_s)
     if out.error: return failed_to_run(ex, out, trace)
     checks = [Check(words("check.runs"), True)]
-    evidence = {"seed": seed, **out.facts, **before}
-    if cases: checks += judge_function(ex, own, out.got, cases, fresh, seed)
-    if "judge" in own: checks += judged(ex, own["judge"](list(map(harmless, out.got)), random.Random(seed), evidence))
+    evidence = {"seed": seed, **out.facts, **({"questions": len(cases), "fresh": fresh} if cases else {}), **before}
+    if cases: checks += judge_function(ex, own, out.got, cases, fresh, seed, memo)
+    if "judge" in own: checks += judged(ex, own["judge"]([*map(harmless, out.got)], random.Random(seed), evidence))
     if "trial" in own and all(c.ok for c in checks):
         checks += judged(ex, own["trial"](partial(run_behind, cells), random.Random(seed), evidence))
-    if cases: evidence |= {"questions": len(cases), "fresh": fresh}
     return Verdict(ex.id, "pass" if all(c.ok for c in checks) else "fail", tuple(only_to_look_at(ex, checks)), evidence)
 
 # %% ../nbs/lab/40_exercises.ipynb #2be0fcdb
@@ -838,11 +872,13 @@ def judged(ex: Exercise, checks: Iterator[Check]) -> Iterator[Check]:
         yield Check(c.name, c.ok, c.message + more, c.belief)
 
 # %% ../nbs/lab/40_exercises.ipynb #e82a87d1
-def verify(ex: Exercise, seed: int | None = None) -> dict:  # id, seconds, problems
-    "Hold an exercise to its word."
+def verify(ex: Exercise, seed: int | None = None) -> dict:  # id, seed, seconds, problems
+    "Hold an exercise to its word, with one seed for all of its answers."
+    from concurrent.futures import ThreadPoolExecutor
     began, problems = time.monotonic(), []
-    given = list(enumerate(ex.given, 1))
-    def run(code: str, again: bool = False) -> Verdict: return judge(ex, [*given, (len(given) + 1, code)], seed, again=again)
+    given, memo, seed = list(enumerate(ex.given, 1)), Memo(), secrets.randbelow(10**6) if seed is None else seed
+    def run(code: str, again: bool = False) -> Verdict:
+        return judge(ex, [*given, (len(given) + 1, code)], seed, again=again, memo=memo)
     def whole(v: Verdict) -> str: return f"{v.state}: {'; '.join(c.message for c in v.checks if not c.ok)}"
     clean = run_apart([*given, (len(given) + 1, ex.stub)], [], ex.budget_s)
     if clean.error: problems.append(f"its stub does not run clean ({clean.error}: {clean.about.get('message', '')})")
@@ -858,7 +894,7 @@ def verify(ex: Exercise, seed: int | None = None) -> dict:  # id, seconds, probl
         elif belief not in (told := {c.belief for c in v.checks if not c.ok}):
             problems.append(f"wrong answer {name!r} should be told about {belief!r}, was told about {sorted(told)}")
     return {"id": ex.id, "slug": ex.slug, "ok": not problems, "problems": problems, "wrong": len(wrong),
-            "measured": ex.measured, "seconds": round(time.monotonic() - began, 1)}
+            "measured": ex.measured, "seed": seed, "seconds": round(time.monotonic() - began, 1)}
 
 # %% ../nbs/lab/40_exercises.ipynb #a36e42ae
 def lint(ex: Exercise) -> list[str]:  # one sentence each

@@ -394,6 +394,20 @@ def test_verify_sees_a_checker_that_rots(tmp_path, swap, says):
     assert not found["ok"] and any(says in p for p in found["problems"]), found
 
 
+def test_rivals_answer_once_for_all_answers_to_one_seed(ex, monkeypatch):
+    real, asked, draw, drawn = exercises.rival_answers, [], exercises.drawn, []
+    monkeypatch.setattr(exercises, "rival_answers", lambda *a: asked.append(a[2]) or real(*a))
+    monkeypatch.setattr(exercises, "drawn", lambda *a: drawn.append(a[1]) or draw(*a))
+    first, second = verify(ex), verify(ex)
+    assert first["ok"] and second["ok"], first["problems"] + second["problems"]
+    assert len(asked) == 4 and asked[:2] != asked[2:], "once for the task and once for its variant, anew for each run"
+    assert drawn == [first["seed"]] * 2 + [second["seed"]] * 2
+    assert first["seed"] != second["seed"] and verify(ex, seed=5)["seed"] == 5
+    memo = exercises.Memo()
+    alone, shared = ([said(verdict(ex, code, seed=5, memo=m)) for _, code in ex.wrong.values()] for m in (None, memo))
+    assert alone == shared
+
+
 def test_the_copy_holds_nothing_that_gives_it_away():
     for path in exercises.ids().values():
         text = stub(path)
