@@ -26,9 +26,9 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def rap(*words, patience_s=120, **env):
+def rap(*words, **env):
     return subprocess.run([sys.executable, "-m", "rap_analyzer.cli", "learn", *words], capture_output=True, text=True,
-                          timeout=patience_s, stdin=subprocess.DEVNULL, env={**os.environ, **env})
+                          timeout=120, stdin=subprocess.DEVNULL, env={**os.environ, **env})
 
 
 def edit(line, name=ID):
@@ -112,13 +112,6 @@ def test_checking_waits_for_nothing_heavy(home):
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 0 and "rap_analyzer.learn" in loaded
     assert not loaded & {"numpy", "psycopg", "pandas", "IPython", "matplotlib", "nbformat", "fastapi", "redis"}
-
-
-def test_verify_all_as_a_maintainer_runs_it(home):
-    done = rap("verify-all", "--json", patience_s=600)                   # what the house promises for all of them
-    rows = json.loads(done.stdout)
-    assert done.returncode == 0, [r for r in rows if not r["ok"]]
-    assert {r["id"] for r in rows} == set(ids()) and all(r["ok"] and r["wrong"] >= 3 for r in rows)
 
 
 # ---- in a kernel
