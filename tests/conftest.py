@@ -4,6 +4,31 @@ import pytest
 
 from rap_analyzer.core import settings
 
+DEAREST = ()  # files that take longest, so that two workers which begin with them end together
+SPREAD = ()  # files whose tests share no fixture of their own: any worker takes any of their tests
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    "Workers begin with the dearest files."
+    if hasattr(config, "workerinput"):
+        rank = {name: n for n, name in enumerate(DEAREST)}
+        items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "A file's tests stay together, so its fixtures are made once; `xdist_group` and SPREAD say otherwise."
+    if config.getoption("dist") != "loadgroup": return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Files(LoadGroupScheduling):
+        def _split_scope(self, nodeid):
+            group, file = super()._split_scope(nodeid), nodeid.partition("::")[0]
+            return group if group != nodeid or file.rpartition("/")[2] in SPREAD else file
+
+    return Files(config, log)
+
 @pytest.fixture(scope="session")
 def lab_home(tmp_path_factory):
     "A home folder for the test servers."

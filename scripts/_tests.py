@@ -1,0 +1,157 @@
+"""Everything that CI runs, within a time limit: the checks, every notebook on the small profile, the site made of them, pytest.
+
+`scripts/test [--coverage] [pytest arguments]`. pytest runs twice: two workers share the tests, each with servers of its own; then
+one process runs the tests marked `alone`, which measure time or need the machine to themselves. The last lines add up both.
+"""
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT_S = 40 * 60  # the whole of scripts/test
+PATIENCE_S = 20  # to leave politely when the time is up
+WORKERS = 2
+DEAREST = 20
+MARK = "LAB_TEST_RUN"  # in the environment of everything we start, servers included
+TALLY = "LAB_TEST_TALLY"  # the file in which a pytest process leaves its tally
+PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import _tests, pytest; sys.exit(pytest.main(sys.argv[1:], [_tests]))"
+WHOLE = "-n", "--numprocesses", "--dist", "--pdb", "--trace", "-s", "--collect-only", "--co", "--fixtures", "--markers", "--version"
+NO_TESTS = 5  # pytest's exit code where nothing was selected
+
+
+class TimeIsUp(Exception):
+    "The run takes longer than LIMIT_S."
+
+
+# ---- what a pytest process leaves: this file is its plugin
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    "Write how many tests passed and failed, and how long each took with its fixtures."
+    if not (file := os.environ.get(TALLY)): return
+    counts, seconds, failed = Counter(), Counter(), []
+    for kind, reports in terminalreporter.stats.items():
+        for r in reports:
+            if hasattr(r, "nodeid") and hasattr(r, "duration"): seconds[r.nodeid.partition("@")[0]] += r.duration
+        if kind: counts[kind] = len(reports)
+        if kind in ("failed", "error"): failed += [f"{'FAILED' if kind == 'failed' else 'ERROR'} {r.nodeid}" for r in reports]
+    Path(file).write_text(json.dumps({"counts": counts, "seconds": seconds, "failed": failed}))
+
+
+# ---- running and stopping
+
+def ours(mark: str) -> list[psutil.Process]:
+    "Every process that carries the mark of this run, except this one."
+    found = []
+    for p in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if p.pid != os.getpid() and p.environ().get(MARK) == mark and p.status() != psutil.STATUS_ZOMBIE: found.append(p)
+    return found
+
+
+def end(step: subprocess.Popen, mark: str, patience_s: float = PATIENCE_S) -> None:
+    "Stop a step politely, then end whatever it leaves, servers included."
+    with contextlib.suppress(ProcessLookupError): step.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired): step.wait(patience_s)
+    step.kill()
+    for _ in range(5):  # what is ended last may have started something
+        for p in (left := ours(mark)):
+            with contextlib.suppress(psutil.Error): p.kill()
+        if not psutil.wait_procs(left, timeout=2)[1] and not left: break
+    step.wait()
+
+
+def run(command: list[str], until: float, mark: str, name: str = "", **env: str) -> int:
+    "Run one step to its end; raises TimeIsUp, with everything that it started ended, where it runs beyond `until`."
+    step = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=os.environ | {MARK: mark} | env)
+    try: return step.wait(max(0, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        end(step, mark)
+        raise TimeIsUp(name or command[0]) from None
+    except BaseException:  # stopped by hand, or by CI
+        end(step, mark)
+        raise
+
+
+# ---- pytest
+
+def phases(args: list[str], cover: bool) -> list[list[str]]:
+    "The arguments of each pytest process: first those tests that can be shared, then those that want to be alone."
+    measured = ["--cov=rap_analyzer", "--cov-report="] if cover else []
+    if any(a in WHOLE or a.startswith(("-n", "--dist=", "--numprocesses=")) for a in args): return [[*measured, *args]]
+    args, wanted = marks(args)
+    shared = ["-n", str(WORKERS), "--dist", "loadgroup", "--no-loadscope-reorder", "-m", f"{wanted}not alone"]
+    return [[*measured, *args, *shared], [*measured, *["--cov-append"] * cover, *args, "-p", "no:xdist", "-m", f"{wanted}alone"]]
+
+
+def marks(args: list[str]) -> tuple[list[str], str]:
+    "The arguments without `-m`, and its expression as the beginning of another."
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-m", dest="wanted")
+    known, rest = parser.parse_known_args(args)
+    return rest, f"({known.wanted}) and " if known.wanted else ""
+
+
+def closing(tallies: Iterable[dict], took_s: float) -> list[str]:
+    "The dearest tests, the failed ones, and the counts, of all phases together."
+    counts, seconds, failed = Counter(), Counter(), []
+    for t in tallies:
+        counts.update(t["counts"])
+        seconds.update(t["seconds"])
+        failed += t["failed"]
+    lines = [f"The {min(DEAREST, len(seconds))} dearest of {len(seconds):,} tests, with their fixtures:"]
+    lines += [f"{s:8.1f} s  {name}" for name, s in seconds.most_common(DEAREST)] + failed
+    order = "failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warnings", "error"
+    said = [f"{counts[k]} {k + 's' * (k == 'error' and counts[k] > 1)}" for k in order if counts[k] and k != "deselected"]
+    return [*lines, f"{', '.join(said) or 'no tests ran'} in {took_s:.2f}s ({int(took_s // 60)}:{int(took_s % 60):02d})"]
+
+
+def tests(args: list[str], until: float, mark: str, cover: bool) -> int:
+    "pytest, in its phases; the exit code of the first that failed."
+    began, codes, tallies = time.monotonic(), [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for n, arguments in enumerate(phases(args, cover)):
+            file = Path(folder) / f"{n}.json"
+            codes.append(run(["-c", PYTEST, str(ROOT / "scripts"), *arguments], until, mark, "pytest", **{TALLY: str(file)}))
+            if file.exists(): tallies.append(json.loads(file.read_text()))
+            if codes[-1] not in (0, 1, NO_TESTS) or (codes[-1] and {"-x", "--exitfirst"} & {*args}): break
+    if cover: run(["-m", "coverage", "report", "--skip-covered", "--skip-empty"], until, mark)
+    if tallies: print("", *closing(tallies, time.monotonic() - began), sep="\n", flush=True)
+    bad = [c for c in codes if c not in (0, NO_TESTS)]
+    return bad[0] if bad else 0 if 0 in codes else NO_TESTS
+
+
+def steps(args: list[str], until: float, mark: str, cover: bool) -> int:
+    "Everything, in order; stops at the first step that fails."
+    for command in (["scripts/checks.py"], ["scripts/_book.py", "--profile", "smoke"],
+                    ["scripts/_site.py", "--no-run", "--profile", "smoke"]):
+        if code := run(command, until, mark): return code
+    return tests(args, until, mark, cover)
+
+
+def main() -> int:
+    "The command scripts/test."
+    parser = argparse.ArgumentParser(prog="scripts/test", allow_abbrev=False, description=__doc__.splitlines()[0],
+                                     epilog="Everything else goes to pytest: a file, -k, -x.")
+    parser.add_argument("--coverage", action="store_true", help="report which lines of rap_analyzer the tests ran")
+    own, args = parser.parse_known_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try: return steps(args, time.monotonic() + LIMIT_S, secrets.token_hex(8), own.coverage)
+    except KeyboardInterrupt: return 130
+    except TimeIsUp as e:
+        print(f"\nSTOPPED: {e} was still running after {LIMIT_S // 60} minutes; everything it had started was ended.", flush=True)
+        return 1
+
+
+if __name__ == "__main__": sys.exit(main())

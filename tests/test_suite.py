@@ -1,0 +1,80 @@
+"scripts/test itself: what runs when, what the last lines say, and that nothing outlives the time limit."
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import _tests  # noqa: E402
+
+DAEMON = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"], start_new_session=True)
+if "stay" in sys.argv: time.sleep(99)
+"""
+
+
+@pytest.mark.parametrize("word", ["stay", "go"])
+def test_nothing_survives_the_time_limit(monkeypatch, word):
+    "Not even what left the process group and outlived its parent, as servers do."
+    monkeypatch.setattr(_tests.end, "__defaults__", (0.2,))
+    mark, until = f"test-{word}-{time.monotonic()}", time.monotonic() + 2
+    if word == "stay":
+        with pytest.raises(_tests.TimeIsUp, match="a long step"): _tests.run(["-c", DAEMON, word], until, mark, "a long step")
+    else:
+        assert _tests.run(["-c", DAEMON, word], until + 60, mark) == 0 and len(_tests.ours(mark)) == 1
+        _tests.end(subprocess.Popen([sys.executable, "-c", ""]), mark)
+    assert not _tests.ours(mark)
+
+
+def test_the_limit_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(_tests.end, "__defaults__", (0.2,))
+    monkeypatch.setattr(_tests, "LIMIT_S", 0)
+    monkeypatch.setattr(sys, "argv", ["scripts/test"])
+    assert _tests.main() == 1
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith("STOPPED: scripts/checks.py was still running after 0 minutes"), last
+
+
+@pytest.mark.parametrize("args, shared, alone", [
+    ([], "not alone", "alone"), (["-k", "drill"], "not alone", "alone"),
+    (["-m", "slow or dear"], "(slow or dear) and not alone", "(slow or dear) and alone")])
+def test_what_wants_to_be_alone_comes_last(args, shared, alone):
+    first, last = _tests.phases(args, False)
+    assert first[-1] == shared and "-n" in first and last[-1] == alone and "-n" not in last
+    assert "-k" not in args or ("drill" in first and "drill" in last)
+
+
+@pytest.mark.parametrize("args", [["--pdb"], ["-n0"], ["--collect-only", "tests/test_first.py"], ["-s"]])
+def test_who_looks_inside_gets_one_process(args):
+    assert _tests.phases(args, False) == [args]
+
+
+TESTS = """
+import pytest
+@pytest.mark.alone
+def test_alone(): assert {}
+@pytest.fixture
+def bad(): raise OSError
+def test_one(): pass
+def test_two({}): pass
+"""
+
+
+@pytest.mark.parametrize("alone, fixture, args, code, said", [
+    ("True", "tmp_path", [], 0, "3 passed in"), ("False", "tmp_path", [], 1, "1 failed, 2 passed in"),
+    ("True", "bad", [], 1, "2 passed, 1 error in"), ("False", "tmp_path", ["-k", "two"], 0, "1 passed in"),
+    ("True", "bad", ["-x"], 2, "1 passed, 1 error in"), ("True", "bad", ["-k", "nothing"], 5, "no tests ran in")])
+def test_the_last_lines_are_about_all_of_it(tmp_path, capfd, alone, fixture, args, code, said):
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
+    (tmp_path / "test_it.py").write_text(TESTS.format(alone, fixture))
+    asked = [str(tmp_path), "-c", str(tmp_path / "pytest.ini"), "-p", "no:cacheprovider", *args]
+    assert _tests.tests(asked, time.monotonic() + 100, "test-last-lines", False) == code
+    lines = capfd.readouterr().out.strip().splitlines()
+    assert lines[-1].startswith(said), lines
+    assert any("dearest of" in line for line in lines)
+    if alone == "False" and not args: assert lines[-2] == "FAILED test_it.py::test_alone"
