@@ -4,16 +4,16 @@ import pytest
 
 from rap_analyzer.core import settings
 
-DEAREST = ()  # files that take longest, so that two workers which begin with them end together
-SPREAD = ()  # files whose tests share no fixture of their own: any worker takes any of their tests
+DEAREST = "first", "drill", "faults", "catalog", "folder", "api", "book", "performance", "analyzers", "compose"  # begun first
+SPREAD = "exercises", "exercises_performance", "exercises_music", "learn"  # last; any worker takes any of their tests
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    "Workers begin with the dearest files."
+    "Workers begin with the dearest files and leave what can be cut small to the end, so that they end together."
     if hasattr(config, "workerinput"):
-        rank = {name: n for n, name in enumerate(DEAREST)}
-        items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+        rank = {f"test_{name}.py": n for n, name in enumerate((*DEAREST, "", *SPREAD))}
+        items.sort(key=lambda item: rank.get(item.path.name, len(DEAREST)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -25,7 +25,8 @@ def pytest_xdist_make_scheduler(config, log):
     class Files(LoadGroupScheduling):
         def _split_scope(self, nodeid):
             group, file = super()._split_scope(nodeid), nodeid.partition("::")[0]
-            return group if group != nodeid or file.rpartition("/")[2] in SPREAD else file
+            alone = file.rpartition("test_")[2].removesuffix(".py") in SPREAD
+            return group if group != nodeid or alone else file
 
     return Files(config, log)
 
