@@ -25,8 +25,8 @@ app = typer.Typer()
 # %% ../nbs/assembly/80_launcher.ipynb #7664e3c0
 def check_port(name: str, port: int) -> int:  # the same port
     "Refuse a port that somebody else has."
-    from rap_analyzer.lab import free_port
-    if free_port(port): return port
+    from rap_analyzer.processes import find_free_port
+    if find_free_port(port): return port
     raise LabError(f"port {port} is in use: set RAP_{name.upper()}_PORT, or for good [{name}] port in settings.ini.")
 
 

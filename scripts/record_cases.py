@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from rap_analyzer.lab import Lab, in_folder
+from rap_analyzer.lab import Lab
 from rap_analyzer.provenance import machine
 from rap_analyzer.search.store import Store, explain
 
@@ -72,8 +72,8 @@ def sampled(store: Store, over: threading.Event, seen: Counter) -> None:
 
 def cpu_s(lab: Lab) -> float:
     "Processor seconds of this PostgreSQL so far, of sessions that have ended as well."
-    main, total = lab.postmaster(), 0.0
-    for p in in_folder(lab.pg, "postgres"):
+    main, total = lab.postgres.postmaster(), 0.0
+    for p in lab.postgres.processes():
         with suppress(psutil.Error): total += sum(p.cpu_times()[:4 if p == main else 2])
     return total
 

@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from rap_analyzer.core import LabError
-from rap_analyzer.lab import Lab, in_folder
+from rap_analyzer.lab import Lab
 from rap_analyzer.ledger import record
 from rap_analyzer.music import catalog
 from rap_analyzer.platform.api import create_app, serving
@@ -74,7 +74,7 @@ def get(lab, url):
 @contextmanager
 def frozen(lab):
     "PostgreSQL is there and says nothing."
-    family = in_folder(lab.pg, "postgres")
+    family = lab.postgres.processes()
     for p in family: p.suspend()
     try: yield
     finally:
@@ -83,7 +83,7 @@ def frozen(lab):
 
 def kill(lab):
     "End the postmaster without a word, and wait until the system has forgotten it."
-    p = lab.postmaster()
+    p = lab.postgres.postmaster()
     p.kill(), p.wait(30)
 
 
@@ -315,7 +315,7 @@ def test_ready_asks_and_live_does_not(get):
 
 
 def test_valkey_down_is_not_ready_but_answers(get, lab):
-    for p in in_folder(lab.valkey, "valkey"): p.kill(), p.wait(5)
+    for p in lab.valkey.processes(): p.kill(), p.wait(5)
     said = is_error(get("/health/ready"), 503)
     assert "valkey" in said and "postgres" not in said and get("/health/ready").headers["retry-after"]
     assert get(SIMILAR).status_code == get("/health/live").status_code == 200
@@ -445,7 +445,7 @@ def test_locust_fails_when_requests_fail(url):
 
 def test_serving_as_a_process_with_the_default_store(lab, store, tmp_path):
     "uvicorn, a factory, addresses from the environment, a role that may nothing else; SIGTERM ends it politely."
-    note = lab._note()
+    note = lab.notes.read()
     env = {**os.environ, "RAP_LAB_HOME": str(tmp_path), "REDIS_URL": lab.redis_url, "PYTHONPATH": str(ROOT),
            "DATABASE_URL": f"postgresql://rap_app:{note['app_password']}@127.0.0.1:{note['postgres_port']}/{lab.database}"}
     with __import__("socket").socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]

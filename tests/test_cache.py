@@ -13,11 +13,12 @@ import pytest
 import redis
 
 from rap_analyzer.core import LabError
-from rap_analyzer.lab import free_port, valkey_binary
 from rap_analyzer.music import catalog
+from rap_analyzer.processes import find_free_port
 from rap_analyzer.search.cache import HITS, Cache, answer_from_cache, decode_hits, encode_hits, key_of, scope_of, spread_ttl
 from rap_analyzer.search.index import Hit, similar
 from rap_analyzer.search.store import Store, UnknownTrack
+from rap_analyzer.valkey import valkey_binary
 
 PREFIX = "test-cache"
 
@@ -35,7 +36,7 @@ def cache(lab):
 @pytest.fixture
 def server(tmp_path):
     "A Valkey that may be mistreated: its address, and functions that start, freeze and kill it."
-    port, running = free_port(), []
+    port, running = find_free_port(), []
 
     def start():
         running.append(subprocess.Popen([valkey_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir",
@@ -209,6 +210,6 @@ def test_an_update_that_valkey_did_not_hear_is_told_later(server):
 
 
 def test_no_server_at_all_is_only_slower():
-    cache = Cache(f"redis://127.0.0.1:{free_port()}/0")
+    cache = Cache(f"redis://127.0.0.1:{find_free_port()}/0")
     assert cache.get_or("k", lambda: 1) == 1
     with pytest.raises(LabError): cache.get_or("k", lambda: (_ for _ in ()).throw(LabError("no")))

@@ -19,7 +19,9 @@ import httpx
 import pytest
 import yaml
 
-from rap_analyzer.lab import free_port, give, pg_binary, run, unprivileged, valkey_binary
+from rap_analyzer.postgres import pg_binary
+from rap_analyzer.processes import find_free_port, give, run_program, unprivileged
+from rap_analyzer.valkey import valkey_binary
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -197,19 +199,19 @@ def db():
     spec, home = STACK["services"]["db"], give(Path(tempfile.mkdtemp(prefix="db-")))
     word = give(home / "word") if (home / "word").write_text(WORDS["POSTGRES_PASSWORD"]) else None
     args = shlex.split(spec["environment"]["POSTGRES_INITDB_ARGS"])
-    run(pg_binary("initdb"), "-D", str(home / "pg"), "--username=postgres", f"--pwfile={word}", *args, cwd=home)
-    port, options = free_port(), " ".join(shlex.quote(a) for a in spec["command"][1:])
+    run_program(pg_binary("initdb"), "-D", str(home / "pg"), "--username=postgres", f"--pwfile={word}", *args, cwd=home)
+    port, options = find_free_port(), " ".join(shlex.quote(a) for a in spec["command"][1:])
     start = f"-p {port} -k {shlex.quote(str(home))} -c listen_addresses=127.0.0.1 {options}"
-    run(pg_binary("pg_ctl"), "start", "-D", str(home / "pg"), "-w", "-s", "-l", str(home / "log"), "-o", start, cwd=home)
+    run_program(pg_binary("pg_ctl"), "start", "-D", str(home / "pg"), "-w", "-s", "-l", str(home / "log"), "-o", start, cwd=home)
     yield port
-    run(pg_binary("pg_ctl"), "stop", "-D", str(home / "pg"), "-m", "immediate", "-s", cwd=home)
+    run_program(pg_binary("pg_ctl"), "stop", "-D", str(home / "pg"), "-m", "immediate", "-s", cwd=home)
     shutil.rmtree(home)
 
 
 @pytest.fixture(scope="module")
 def valkey():
     "Valkey as the `valkey` service starts it: a port."
-    home, port = give(Path(tempfile.mkdtemp(prefix="vk-"))), free_port()
+    home, port = give(Path(tempfile.mkdtemp(prefix="vk-"))), find_free_port()
     *shell, script = STACK["services"]["valkey"]["command"]
     script = filled(script, **WORDS).replace("/tmp/valkey.conf", str(home / "valkey.conf")) + f" --port {port}"
     env = {**os.environ, "PATH": f"{Path(valkey_binary()).parent}:{os.environ['PATH']}",
@@ -287,7 +289,7 @@ def test_the_service_may_not_do_more_than_it_needs(db, ready):
 
 
 def test_the_service_answers_on_servers_of_others(ready):
-    port = free_port()
+    port = find_free_port()
     env = {**ready, "RAP_API_PORT": str(port), "RAP_API_HOST": "127.0.0.1"}
     assert "DATABASE_ADMIN_URL" not in env
     server = subprocess.Popen(command("api"), env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

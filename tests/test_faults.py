@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from rap_analyzer.core import LabError
-from rap_analyzer.lab import Lab, in_folder
+from rap_analyzer.lab import Lab
 from rap_analyzer.music import catalog
 from rap_analyzer.search.index import build, similar
 from rap_analyzer.search.store import NoEmbedding, Store, UnknownTrack, fill, migrate
@@ -35,7 +35,7 @@ def made(lab: Lab) -> Store:
 
 
 def kill_all(lab: Lab) -> None:
-    for p in in_folder(lab.pg, "postgres"):
+    for p in lab.postgres.processes():
         with suppress(Exception):
             p.kill()
     time.sleep(0.3)
@@ -55,20 +55,19 @@ def test_strange_homes(tmp_path, strange, monkeypatch):
                 False, False)
         with redis.from_url(lab.redis_url) as r:
             assert r.ping()
-    assert lab.postmaster() is None
+    assert lab.postgres.postmaster() is None
 
 
 def test_only_loopback_listens(own):
     for name in ("postgres", "valkey"):
-        folder = own.pg if name == "postgres" else own.valkey
-        ears = [c.laddr.ip for p in in_folder(folder, name) for c in p.net_connections("tcp") if c.status == "LISTEN"]
+        ears = [c.laddr.ip for p in getattr(own, name).processes() for c in p.net_connections("tcp") if c.status == "LISTEN"]
         assert ears and set(ears) == {"127.0.0.1"}
 
 
 def test_secrets_are_private(own):
-    for file in (own.dir / "lab.json", own.valkey / "valkey.conf"):
+    for file in (own.dir / "lab.json", own.valkey.folder / "valkey.conf"):
         assert file.stat().st_mode & 0o077 == 0
-    assert own.pg.stat().st_mode & 0o077 == 0
+    assert own.postgres.folder.stat().st_mode & 0o077 == 0
 
 
 WRITER = """
@@ -91,7 +90,7 @@ def test_kill_9_during_writes_loses_nothing_acknowledged(own):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, own.url(None)], stdout=subprocess.PIPE, text=True,
                                   stderr=subprocess.DEVNULL)
         time.sleep(1.5)
-        own.postmaster().kill()
+        own.postgres.postmaster().kill()
         time.sleep(0.1)
         own.up()
         writer.kill()
@@ -105,7 +104,7 @@ def test_valkey_keeps_what_it_acknowledged(own):
     with redis.from_url(own.redis_url) as r:
         for i in range(500):
             r.xadd("events", {"n": i})
-    for p in in_folder(own.valkey, "valkey"):
+    for p in own.valkey.processes():
         p.kill()
     own.up()
     with redis.from_url(own.redis_url) as r:
@@ -119,10 +118,10 @@ def test_killed_parent_blocks_nothing(tmp_path):
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     lab = Lab(home=tmp_path)
-    before = lab.postmaster().pid
+    before = lab.postgres.postmaster().pid
     with lab:
-        assert lab.postmaster().pid == before  # attached to what the dead parent left
-    assert lab.postmaster() is None  # and the last user stopped it
+        assert lab.postgres.postmaster().pid == before  # attached to what the dead parent left
+    assert lab.postgres.postmaster() is None  # and the last user stopped it
 
 
 def test_start_is_interrupted_and_repeated(tmp_path):
@@ -137,7 +136,7 @@ def test_start_is_interrupted_and_repeated(tmp_path):
 
 
 def test_two_start_at_once(tmp_path):
-    code = f"from rap_analyzer.lab import Lab\nwith Lab(home={str(tmp_path)!r}) as lab: print(lab.postmaster().pid); input()"
+    code = f"from rap_analyzer.lab import Lab\nwith Lab({str(tmp_path)!r}) as lab: print(lab.postgres.postmaster().pid); input()"
     two = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
            for _ in range(2)]
     pids = {p.stdout.readline() for p in two}
@@ -145,7 +144,7 @@ def test_two_start_at_once(tmp_path):
     for p in two:
         p.communicate("\n", timeout=60)
         assert p.returncode == 0
-    assert Lab(home=tmp_path).postmaster() is None
+    assert Lab(home=tmp_path).postgres.postmaster() is None
 
 
 def test_busy_port_is_one_sentence(tmp_path):
@@ -200,7 +199,7 @@ def test_external_servers_by_configuration(own, tmp_path, monkeypatch):
         assert len(similar(3, store=store)) == 10
         with store.session() as s:
             assert s.con.execute("SELECT current_user").fetchone() == ("rap_app",)
-    assert own.postmaster()
+    assert own.postgres.postmaster()
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody:secret@127.0.0.1:1/x")
     with pytest.raises(LabError, match="DATABASE_URL .127.0.0.1:1. does not answer") as e:
         Lab(home=tmp_path / "third").up()
@@ -342,6 +341,6 @@ def test_another_database_of_a_server_you_bring(own, tmp_path, monkeypatch):
 
 
 def test_an_orphan_that_stays_stops_the_start(own, monkeypatch):
-    monkeypatch.setattr("rap_analyzer.lab.psutil.wait_procs", lambda procs, timeout: ([], list(procs)))
-    monkeypatch.setattr("rap_analyzer.lab.psutil.Process.send_signal", lambda self, sent: None)
-    with pytest.raises(LabError, match="do not end"): own._clear_orphans(0)
+    monkeypatch.setattr("rap_analyzer.postgres.psutil.wait_procs", lambda procs, timeout: ([], list(procs)))
+    monkeypatch.setattr("rap_analyzer.postgres.psutil.Process.send_signal", lambda self, sent: None)
+    with pytest.raises(LabError, match="do not end"): own.postgres._clear_orphans(0)

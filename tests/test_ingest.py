@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from rap_analyzer.core import LabError
-from rap_analyzer.lab import Lab, give, in_folder
+from rap_analyzer.lab import Lab
+from rap_analyzer.processes import give
 from rap_analyzer.search.index import build, similar
 from rap_analyzer.search.ingest import CSV_MODEL, HEADER, BadFile, Stopped, ingest, new_id, sample_rows, vectors, write_csv
 from rap_analyzer.search.store import Query, Store, migrate
@@ -183,7 +184,7 @@ def test_killed_in_the_middle_and_run_again(tmp_path):
         def kill():
             end = time.monotonic() + 60
             while time.monotonic() < end and store.count() < 400: time.sleep(0.01)
-            for p in in_folder(own.pg, "postgres"): p.kill()
+            for p in own.postgres.processes(): p.kill()
 
         killer = threading.Thread(target=kill)
         killer.start()

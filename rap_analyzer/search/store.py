@@ -622,8 +622,8 @@ def embedding(self: Store, track_id: int, model_id: str = MODEL_ID) -> np.ndarra
 def default_store() -> Store:
     "The store of the lab you learn in: servers up, schema current, tenant registered."
     lab = Lab().up()
-    migrate(lab) if lab._may_administer() else None
-    return Store(lab).register() if lab._may_administer() else Store(lab)
+    migrate(lab) if lab.may_administer() else None
+    return Store(lab).register() if lab.may_administer() else Store(lab)
 
 
 def fill(
