@@ -12,8 +12,8 @@ from rap_analyzer.book import modules
 
 PACKAGE = "rap_analyzer"
 SEAMS = {  # an outside package: the only modules that import it themselves
-    "psycopg": ("lab", "postgres", "search.store"),
-    "psycopg_pool": ("lab", "postgres", "search.store"),
+    "psycopg": ("lab", "postgres", "search.copy", "search.sessions", "search.store"),
+    "psycopg_pool": ("lab", "postgres", "search.sessions"),
     "fastapi": ("app", "platform.*", "*.routes"),
 }
 HEAD = f"[importlinter]\nroot_package = {PACKAGE}\ninclude_external_packages = True\n"

@@ -11,7 +11,8 @@ from rap_analyzer.lab import Lab
 from rap_analyzer.music import catalog
 from rap_analyzer.search.filters import Filter, afiltered, decode_filtered, filtered, fold, limits, parse_range, select_filtered
 from rap_analyzer.search.index import nearest_ids, recall, similar
-from rap_analyzer.search.store import NoEmbedding, Query, Store, UnknownTrack, explain, migrate
+from rap_analyzer.search.sessions import Query
+from rap_analyzer.search.store import NoEmbedding, Store, UnknownTrack, explain, migrate
 
 N = 2_000
 SOME = [Filter(genre="drill"), Filter(mood="calm"), Filter(bpm=(90, 95)), Filter(bpm=(None, 80)), Filter(year=(2014, 2015)),

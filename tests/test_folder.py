@@ -23,7 +23,8 @@ from rap_analyzer.music.files import UNKNOWN, audio_files, by_name, names, read_
 from rap_analyzer.music.worker import stop_workers
 from rap_analyzer.search.fulltext import find
 from rap_analyzer.search.index import similar
-from rap_analyzer.search.store import Query, Store, migrate
+from rap_analyzer.search.sessions import Query
+from rap_analyzer.search.store import Store, migrate
 
 SR = 8_000
 QUICK = """

@@ -13,7 +13,8 @@ from rap_analyzer.search.filters import Filter
 from rap_analyzer.search.fulltext import afind, ahybrid, explain_words, find, fuse, hybrid, ndcg, select_names, select_words, terms
 from rap_analyzer.search.index import similar
 from rap_analyzer.search.ingest import ingest, sample_rows, write_csv
-from rap_analyzer.search.store import Query, Store, migrate
+from rap_analyzer.search.sessions import Query
+from rap_analyzer.search.store import Store, migrate
 
 UNKNOWN = dict.fromkeys(("artist_id", "mood", "bpm", "key", "swing", "rhyme_scheme", "lyrics", "language", "year", "popularity"))
 

@@ -16,7 +16,8 @@ from rap_analyzer.lab import Lab
 from rap_analyzer.processes import give
 from rap_analyzer.search.index import build, similar
 from rap_analyzer.search.ingest import CSV_MODEL, HEADER, BadFile, Stopped, ingest, new_id, sample_rows, vectors, write_csv
-from rap_analyzer.search.store import Query, Store, migrate
+from rap_analyzer.search.sessions import Query
+from rap_analyzer.search.store import Store, migrate
 
 MINE = {"external_id": "nr", "title": "song", "artist": "by"}
 

@@ -18,7 +18,8 @@ from rap_analyzer.search.cache import Cache
 from rap_analyzer.search.index import build, built, drop, method, select_similar
 from rap_analyzer.search.instruments import explain_prepared
 from rap_analyzer.search.load import COMPONENTS, draw_questions, run_processes, run_tasks, run_threads
-from rap_analyzer.search.store import Query, Store, fill, migrate
+from rap_analyzer.search.sessions import Query
+from rap_analyzer.search.store import Store, fill, migrate
 
 IX = method("hnsw_halfvec").index_name()
 INDEX = "CREATE INDEX {} ON embeddings USING hnsw (embedding {}) WHERE model_id = '{}'"

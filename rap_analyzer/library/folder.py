@@ -28,7 +28,8 @@ from ..music.catalog import Track
 from ..music.files import audio_files, names, shown, words_beside
 from ..search.cache import Cache
 from ..search.ingest import KNOWN, alone, place
-from ..search.store import Query, Store, decode_track, default_store
+from ..search.sessions import Query
+from ..search.store import Store, decode_track, default_store
 
 # %% ../../nbs/library/10_folder.ipynb #b1596360
 SOURCE, MODELS = "files", "SELECT DISTINCT track_id FROM embeddings WHERE track_id = ANY(%s)"

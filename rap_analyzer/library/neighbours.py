@@ -18,7 +18,8 @@ from ..music.batch import analyze_file
 from ..music.embedding import MODEL_ID
 from ..music.generator import embeddings
 from ..search.index import Hit, build, drop, similar
-from ..search.store import Query, Store, default_store
+from ..search.sessions import Query
+from ..search.store import Store, default_store
 
 # %% ../../nbs/library/15_neighbours.ipynb #5f5c675c
 WITHOUT = """SELECT id, external_id FROM tracks t WHERE source = 'synthetic' AND external_id ~ '^syn-[0-9]{7}$'

@@ -51,8 +51,8 @@ from ..search.filters import Filter, afiltered, read_filter
 from ..search.fulltext import afind, ahybrid
 from ..search.index import Hit, achoose, built, decode, select_similar, similar
 from ..search.load import COMPONENTS
+from ..search.sessions import Query as SqlQuery
 from ..search.store import NoEmbedding, Store, UnknownTrack, decode_track, default_store, select_tracks
-from ..search.store import Query as SqlQuery
 
 # %% ../../nbs/platform/10_api.ipynb #aeddc752
 @contextmanager

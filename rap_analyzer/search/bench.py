@@ -28,8 +28,10 @@ from ..music import catalog
 from ..music.catalog import MODEL_ID
 from ..provenance import machine
 from ..timing import one_core
+from .copy import EMBEDDING, copy_file, copy_in
 from .index import BASIC, METHODS, build, built, check_plan, drop, nearest_ids, recall, select_similar, similar
-from .store import EMBEDDING, Session, Store, copy_file, copy_in, default_store, fill, migrate
+from .sessions import Session
+from .store import Store, default_store, fill, migrate
 
 # %% ../../nbs/performance/50_bench.ipynb #c671d47a
 def bench_store(tracks: int, names: Sequence[str] = BASIC) -> Store:  # with these methods built

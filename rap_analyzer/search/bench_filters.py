@@ -18,7 +18,8 @@ from ..music.catalog import MODEL_ID
 from ..timing import one_core
 from .filters import Filter, by_hand, filtered, ladder, nearest_admitted
 from .index import build, recall
-from .store import Query, Session, Store, default_store, fill
+from .sessions import Query, Session
+from .store import Store, default_store, fill
 
 # %% ../../nbs/performance/22_bench_filters.ipynb #4ef9728c
 def one_rung(store: Store, hand: Session, name: str, where: Filter, asked: Sequence[int], k: int) -> tuple[dict, list]:

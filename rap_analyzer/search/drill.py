@@ -36,7 +36,8 @@ from ..music.catalog import MODEL_ID
 from ..timing import schedule
 from .cache import Cache, answer_from_cache
 from .index import build, built, method, similar
-from .store import Query, Session, Store, default_store, explain, session_dsn
+from .sessions import Query, Session, session_dsn
+from .store import Store, default_store, explain
 
 # %% ../../nbs/performance/40_drill.ipynb #0f9bb608
 def timed(

@@ -30,9 +30,10 @@ from ..lab import Lab
 from ..music import catalog
 from ..stats import Ratio, median_interval
 from ..timing import schedule
+from .copy import copy_in
 from .index import nearest_ids
 from .index import recall as recall_of
-from .store import Store, copy_in, explain
+from .store import Store, explain
 
 # %% ../../nbs/performance/45_evidence.ipynb #3e0f7366
 ROWS, HELD_OUT, ONE_IN = 6_000, 200, 100

@@ -23,8 +23,10 @@ from pgvector import HalfVector
 from ..core import settings
 from ..music import catalog
 from ..music.catalog import MODEL_ID, Track
+from .copy import bad_text
 from .index import Hit, asimilar, built, check_k, check_vector, knows, nearest_ids, similar
-from .store import Query, Store, bad_text, check_id, default_store
+from .sessions import Query
+from .store import Store, check_id, default_store
 
 # %% ../../nbs/performance/20_filters.ipynb #4d95885e
 def check_text(name: str, text: str | None) -> str | None:  # trimmed, composed (NFC)

@@ -16,9 +16,11 @@ import numpy as np
 from pgvector import HalfVector
 
 from ..music.catalog import MODEL_ID, Track
+from .copy import bad_text
 from .filters import Filter, afiltered, filtered
 from .index import Hit, check_k, check_model, check_vector
-from .store import Query, Store, bad_text, default_store
+from .sessions import Query
+from .store import Store, default_store
 
 # %% ../../nbs/performance/25_fulltext.ipynb #1055eb09
 TEXT_MOST, WORDS_MOST = 200, 16  # characters and words in one question

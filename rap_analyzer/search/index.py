@@ -22,7 +22,8 @@ from pgvector import HalfVector
 from ..core import LabError, settings
 from ..disk import locked
 from ..music.catalog import DIM, MODEL_ID, Track
-from .store import Explain, Query, Store, check_id, default_store, explain
+from .sessions import Query
+from .store import Explain, Store, check_id, default_store, explain
 
 # %% ../../nbs/performance/15_index.ipynb #fa7abc27
 def recall(

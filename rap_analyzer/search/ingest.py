@@ -29,7 +29,9 @@ from ..core import LabError, progress
 from ..disk import locked
 from ..music.catalog import DIM, KEYS, Track
 from .cache import Cache
-from .store import TRACK_SQL, Query, Store, bad_text, decode_track, default_store
+from .copy import bad_text
+from .sessions import Query
+from .store import TRACK_SQL, Store, decode_track, default_store
 
 # %% ../../nbs/performance/35_ingest.ipynb #e519be04
 RANGES = {"danceability": (0, 1), "energy": (0, 1), "valence": (0, 1), "speechiness": (0, 1), "acousticness": (0, 1),

@@ -16,7 +16,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from .cache import Cache
-from .store import Explain, Query, Session, Store, read_plan
+from .sessions import Query, Session
+from .store import Explain, Store, read_plan
 
 # %% ../../nbs/performance/54_instruments.ipynb #b305ab5d
 class WatchedStore(Store):

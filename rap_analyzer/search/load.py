@@ -28,7 +28,8 @@ from .cache import Cache, answer_from_cache
 from .filters import Filter, filtered
 from .fulltext import find, hybrid
 from .index import Hit, asimilar, similar
-from .store import Query, Store
+from .sessions import Query
+from .store import Store
 
 # %% ../../nbs/performance/52_load.ipynb #f71c174e
 @dataclass(frozen=True)
