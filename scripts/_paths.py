@@ -1,5 +1,6 @@
 """The order of nbs/book.toml as the site shows it: a Start page, and at the foot of each page what comes before and after it."""
 import ast
+import html
 import json
 import os
 import re
@@ -46,22 +47,27 @@ def label(page: str, titles: dict[str, str], topics: dict[str, str]) -> str:
     return re.sub(r"[`*]", "", topics.get(page) or titles[page]).strip()
 
 
-def trail(at: str, path: ReadingPath, following: str, to: Callable[[str], str], name: Callable[[str], str]) -> str:
+def trail(at: str, path: ReadingPath, following: str, link: Callable[[str, str], str]) -> str:
     "Where a path goes from this page, in one sentence."
     i = path.pages.index(at)
-    said = f"Page {i + 1} of {len(path.pages)} on the path [{path.title}]({to(START)}#{path.name})"
+    said = f"Page {i + 1} of {len(path.pages)} on the path {link(f'{START}#{path.name}', html.escape(path.title))}"
     if i + 1 == len(path.pages): return f"{said}, which ends here."
     then = path.pages[i + 1]
-    return f"{said}." if then == following else f"{said}, which goes on with [{name(then)}]({to(then)})."
+    return f"{said}." if then == following else f"{said}, which goes on with {link(then, '')}."
 
 
 def foot(at: str, order: list[str], trails: list[ReadingPath], titles: dict[str, str], topics: dict[str, str]) -> str:
-    "The end of a page, as Markdown: the reading paths it is on, then the pages before and after it in the order of the book."
-    to, name = (lambda target: os.path.relpath(target, PurePosixPath(at).parent)), (lambda page: label(page, titles, topics))
+    """The end of a page, as HTML, which the search does not read: the reading paths it is on, then the pages before and after it in
+    the order of the book."""
     if at not in order: return ""
+    def link(page: str, text: str, kind: str = "") -> str:
+        file, _, place = page.partition("#")
+        to = os.path.relpath(PurePosixPath(file).with_suffix(".html"), PurePosixPath(at).parent) + (place and f"#{place}")
+        shown, marked = text or html.escape(label(page, titles, topics)), f' class="{kind}"' if kind else ""
+        return f'<a href="{to}"{marked}>{shown}</a>'
     i = order.index(at)
     following = order[i + 1] if i + 1 < len(order) else ""
-    lines = [f"::: {{.trail}}\n{trail(at, t, following, to, name)}\n:::" for t in trails if at in t.pages]
-    before = f"[← {name(order[i - 1])}]({to(order[i - 1])}){{.before}}" if i else ""
-    after = f"[{name(following)} →]({to(following)}){{.after}}" if following else ""
-    return "\n\n".join([*lines, f"::: {{.onward}}\n{before} {after}\n:::"])
+    lines = [f'<p class="trail">{trail(at, t, following, link)}</p>' for t in trails if at in t.pages]
+    before = link(order[i - 1], f"← {html.escape(label(order[i - 1], titles, topics))}", "before") if i else ""
+    after = link(following, f"{html.escape(label(following, titles, topics))} →", "after") if following else ""
+    return "\n".join([*lines, f'<nav class="onward" aria-label="Pages">{before} {after}</nav>'])

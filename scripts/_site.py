@@ -225,8 +225,7 @@ def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
     first = rest + "\n\n" + "\n\n".join(text(c) for c in cells[1:] if c["cell_type"] == "markdown")
     pages = folded(pages, f"rap_analyzer.{module}")
     pages[0]["source"] = front_matter(front, first, where.page.stem.replace("_", " "))
-    if note: pages.append(md(f"::: {{.executed}}\n{note}\n:::"))
-    if foot: pages.append(md(foot))
+    pages += [md(_marks.raw(end)) for end in (note and f'<p class="executed">{html.escape(note)}</p>', foot) if end]
     return {"cells": pages, "metadata": {"kernelspec": {"language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
 
 
@@ -308,7 +307,7 @@ def stage(root: Path, profile: str, records: dict, pages: Path) -> tuple[list[st
     for name, path in chapters.items():
         write(name, json.dumps(page_of(path, root, profile, records, where(name), foot(name)), ensure_ascii=False))
     for name, (front, body) in parts.items():
-        write(name, front_matter(front, body, "") + (body if name in made else prose(body, where(name))) + f"\n\n{foot(name)}\n")
+        write(name, front_matter(front, body, "") + (body if name in made else prose(body, where(name))) + _marks.raw(foot(name)))
     for name in files:
         (pages / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, pages / name)

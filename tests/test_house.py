@@ -155,12 +155,13 @@ def built(tmp_path_factory):
     "A small project of two notebooks with everything that the checks read."
     root = tmp_path_factory.mktemp("built")
     shutil.copy(ROOT / "pyproject.toml", root)
-    for name in ("README.md", "LICENSE", "NOTICE"): (root / name).write_text("x")
+    for name in ("LICENSE", "NOTICE"): (root / name).write_text("x")
     core = [md("# What is first?"), code("#| default_exp core"), code("#| export\nfirst: int = 1"), md("## Learned\nOne.")]
     for i, c in enumerate(core): c["id"] = f"core{i}"
     write(root / "nbs/lab", core, "10_core.ipynb")
     write(root / "nbs/music", good())
     (root / "nbs/book.toml").write_text(BOOK)
+    (root / "README.md").write_text(checks.readme.written(root, f"# x\n{checks.readme.BEGIN}\n{checks.readme.END}\n"))
     (root / "rap_analyzer").mkdir()
     assert checks.tool(root, "nbdev-export") == []
     (root / "docker-compose.yml").write_text("services:\n  db: {image: x}\n  api: {image: y, depends_on: [db]}\n")
@@ -209,6 +210,13 @@ BAD = {
     "no closing": (dict(end=md("Good bye.")) | dict(more=md("Still.")), "no closing section"),
     "empty closing": (dict(more=md("."), end=md("## What changed in your head\n")), "no closing section"),
     "closing before the end": (dict(more=md("## Learned\nA lot."), end=f("def g() -> int:")), "no closing section"),
+    "nothing learned above the library": (dict(end=md("## Learned\nA lot.\n\n## How it is built\nOne function.")),
+                                          "`## What changed in your head` has to stand above `## How it is built`"),
+    "learned below the library": (dict(more=md("## How it is built\nOne function.")), "has to stand above `## How it is built`"),
+    "an empty library": (dict(end=md("## What changed in your head\nA lot.\n\n## How it is built\n### Volume\nLoud.")),
+                         "cell 5: `## How it is built` has to say in a sentence what is found there"),
+    "a section behind the library": (dict(end=md("## What changed in your head\nA lot.\n\n## How it is built\nHere.\n\n## More")),
+                                     "cell 5: `## More` below `## How it is built`"),
     "dead link": (dict(more=md("[next](13_noise.ipynb)")), "cell 4: the link to 13_noise.ipynb leads nowhere"),
     "dead file link": (dict(more=md("[why](../adr/0001-x.md#part)")), "the link to ../adr/0001-x.md#part leads nowhere"),
 }
@@ -229,6 +237,12 @@ def test_a_bad_notebook_is_refused(tmp_path, case):
 def test_a_good_notebook_passes(tmp_path, text):
     write(tmp_path / "nbs/lab", [md("# ?")], "10_core.ipynb")
     assert check_notebooks.check(write(tmp_path / "nbs/music", good(more=md(text)))) == []
+
+
+def test_the_library_may_follow_the_lesson(tmp_path):
+    cells = good(owner=code("#| default_exp music.volume"), export=code("1"), more=md("## What changed in your head\nA lot."),
+                 end=md("## How it is built\nOne function.\n\n### Loud"))
+    assert check_notebooks.check(write(tmp_path / "nbs/music", [*cells, code(GOOD_EXPORT)])) == []
 
 
 def test_a_kept_figure_is_listed(tmp_path):
@@ -275,7 +289,7 @@ def test_all_cheap_checks_run_even_if_one_fails(house):
     done = command(house)
     assert done.returncode == 1
     assert [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")] == [
-        "FAILED", "ok", "ok", "ok", "ok", "ok", "ok", "FAILED", "2"]
+        "FAILED", "ok", "ok", "ok", "ok", "ok", "ok", "ok", "FAILED", "2"]
     assert "bad.py:1:8: F401" in done.stdout and "docker-compose.yml is missing" in done.stdout
     assert "pytest was not started" in done.stdout
 
@@ -289,6 +303,32 @@ def test_exercises_are_held_to_their_form(house):
     stub = house / "exercises" / "28_which_p95.ipynb"
     stub.write_text(stub.read_text().replace("unequal", "equal").replace("Two workers", "Three workers"))
     assert checks.exercises(house) == ["28_which_p95.ipynb is not what its solution notebook makes: run scripts/stubs.py"]
+
+
+def test_notebooks_and_checkers_are_linted(house):
+    bad = [md("# ?"), code("import os\nzip([1], [2])"), code("import sys\nsys")]  # an unused import; the rest may stand
+    write(house / "nbs/lab", bad, "15_bad.ipynb")
+    cells = [code("#| exercise 21.9"), code("import os  # for the reader"),
+             code("#| checker\nimport os\n\ndef f():\n    return gone")]
+    write(house / "exercises/solutions", cells, "21_x.ipynb")
+    found = sorted(checks.ruff(house))
+    assert [re.sub(r"(F\d+).*", r"\1", x) for x in found] == [
+        "exercises/solutions/21_x.ipynb:cell 3:2:8: F401", "exercises/solutions/21_x.ipynb:cell 3:5:12: F821",
+        "exercises/solutions/21_x.ipynb:cell 3:5:12: F821", "nbs/lab/15_bad.ipynb:cell 2:1:8: F401"], found
+
+
+def test_the_chapters_in_the_readme_follow_the_book(house):
+    assert checks.readme.problems(house) == []
+    listed = house / "nbs/book.toml"
+    was = listed.read_text()
+    listed.write_text(was + '[[chapter]]\nfolder = "noise"\ntitle = "Noise"\nabout = "what is left"\nnotebooks = []\n')
+    assert checks.readme.problems(house) == ["README.md lists other chapters than nbs/book.toml: "
+                                             "run .venv/bin/python scripts/readme.py"]
+    subprocess.run([sys.executable, ROOT / "scripts" / "readme.py", "--root", house], check=True)
+    assert checks.readme.problems(house) == []
+    assert "  noise/             Noise: what is left\n```\n" in (house / "README.md").read_text()
+    (house / "README.md").write_text("Nothing.")
+    assert checks.readme.problems(house)[0].startswith("README.md has no chapters between <!-- chapters")
 
 
 def test_unknown_check(house):

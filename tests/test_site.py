@@ -1,4 +1,4 @@
-"What the docs site adds: guesses on the page, the reference, search, maths and diagrams, reading paths, and Quarto where it is."
+"What the docs site adds: guesses on the page, the reference, search, maths and diagrams, reading paths, folds, and Quarto."
 import json
 import re
 import sys
@@ -143,6 +143,13 @@ ENTRIES = [["a.html", "Что слышит слушатель?", "", "Слуша
 def test_search_finds_words_by_their_stem_or_beginning(lab, query, first):
     found = lab("lab.find(lab.index(entries), query).map((r) => r.entry[0])", entries=ENTRIES, query=query)
     assert found[0] == first, found
+
+
+def test_search_finds_a_page_by_its_topic(lab):
+    by_topic = [[*e, {"b.html": "Caching and memory", "r.html": ""}.get(e[0].partition("#")[0], "Listening")] for e in ENTRIES]
+    found = lambda query: lab("lab.find(lab.index(entries), query).map((r) => r.entry[0])", entries=by_topic, query=query)
+    assert found("caching and memory") == ["b.html", "b.html#c"] and found("memory")[0] == "b.html"
+    assert found("listening halfvec") == [] and found("memory halfvec") == ["b.html#c"]
 
 
 @pytest.mark.parametrize("query", ["zebra", "трактор", "cache трек", "", "  ", "?!", "zzzz"])
@@ -330,7 +337,7 @@ def test_the_chapters_have_maths_and_a_diagram_that_can_be_drawn():
 
 def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
     first = '[[chapter]]\nfolder="."\ntitle="Start"\nabout=""\nnotebooks=[{file="START", topic="Begin", question="Begin here?"}]\n'
-    paths = ('[[path]]\nname="taste"\ntitle="Taste"\nminutes=10\nnotebooks=["lab/01_lab"]\n'
+    paths = ('[[path]]\nname="taste"\ntitle="Taste"\nminutes=10\nnotebooks=["lab/00_core", "exercises/21_x"]\n'
              '[[path]]\nname="all"\ntitle="All"\nminutes=180\nnotebooks=["lab/00_core", "lab/01_lab", "exercises/21_x"]\n')
     (house / "nbs/book.toml").write_text(first + test_book.BOOK + paths)
     put(house / "nbs/START.ipynb", cell("markdown", "# Begin here?\n\nWith [that](lab/01_lab.ipynb)."))
@@ -348,8 +355,15 @@ def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
     assert "About 10 minutes" in start and "About 3 hours" in start and "(about 1 minute)" in start
     listed = r'<ol>.*nbs/lab/00_core.html.*nbs/lab/01_lab.html.*exercises/21_x.html.*</ol>'
     assert re.search(listed, start.partition('id="all"')[2], re.S)
-    assert "2 of 3" in lab and "1 of 1" in lab and "../../exercises/21_x.html" in lab.partition("2 of 3")[2]
-    assert 'class="page-navigation"' not in lab and "../../start.html#all" in lab
+    assert '<strong>Numbers</strong>: <a href="nbs/lab/00_core.html">How <code>far</code>?</a>' in start
+    core, last = read("nbs/lab/00_core.html"), read("exercises/21_x.html")
+    said = r'on the path <a href="../../start.html#taste">Taste</a>, which goes on with <a href="../../exercises/21_x.html">'
+    assert re.search(said, core) and "Page 2 of 2" in last and last.count("which ends here") == 2
+    assert 'Page 2 of 3 on the path <a href="../../start.html#all">All</a>.' in lab  # the path goes where the book goes
+    assert 'class="page-navigation"' not in lab
+    ways = re.search(r'<nav class="onward" aria-label="Pages">(.*?)</nav>', lab, re.S)[1]  # before and after, as in the book
+    assert re.findall(r'href="([^"]+)" class="(\w+)"', ways) == [("00_core.html", "before"), ("../../exercises/21_x.html", "after")]
+    assert 'class="onward"' in read("index.html") and 'class="onward"' in start
     assert "nbs/START.html" in start and "With" in read("nbs/START.html") and "Executed on" in read("nbs/START.html")
 
     gone = paths.replace("lab/00_core", "lab/99_gone")
@@ -367,9 +381,51 @@ def test_minutes_come_from_words_code_run_time_and_the_author(tmp_path):
     assert _paths.needs(nb, 60) == 20
 
 
+# ---- the library behind the lesson
+
+BUILT = "## What changed in your head\n\nA lot.\n\n## How it is built\n\nIn a file.\n\n### Parts\n\nTwo."
+
+
+def test_what_follows_how_it_is_built_is_one_fold(house):
+    nb = test_book.notebook(cell("markdown", "# How?"), cell("code", "#| default_exp games.cards"), cell("markdown", BUILT),
+                            cell("code", "#| export\nx = 1"), cell("markdown", "### More\n\nText."))
+    page = _site.chapter(nb, _site.Where(PurePosixPath("nbs/lab/00_core.ipynb"), house), "Executed.", "<nav></nav>")
+    texts = ["".join(c["source"]) for c in page["cells"]]
+    begin, end = (next(i for i, t in enumerate(texts) if mark in t) for mark in ('<details class="built">', "</details>"))
+    assert texts[begin - 1].endswith("## How it is built\n\nIn a file.\n\n")  # what is found there can be read without opening it
+    assert "rap_analyzer.games.cards" in texts[begin] and texts[begin + 2].startswith("### Parts")
+    assert [t for t in texts[begin:end] if "x = 1" in t] and [t for t in texts[begin:end] if "### More" in t]
+    assert texts[end + 1:] == [_marks.raw('<p class="executed">Executed.</p>'), _marks.raw("<nav></nav>")]
+    plain = test_book.notebook(cell("markdown", "# How?"), cell("markdown", "## How it is built in Rome\n\nNot in a day."))
+    assert "<details" not in json.dumps(_site.chapter(plain, _site.Where(PurePosixPath("nbs/lab/00_core.ipynb"), house)))
+
+
+def test_a_place_inside_the_fold_is_found_and_the_html_is_whole(tmp_path, house):
+    nb = test_book.notebook(cell("markdown", "# How?\n> So."), cell("markdown", BUILT), cell("code", "x = 1"))
+    pages = tmp_path / "pages"
+    (pages / "nbs").mkdir(parents=True)
+    page = _site.chapter(nb, _site.Where(PurePosixPath("nbs/a.ipynb"), house), "Executed.")
+    (pages / "nbs/a.ipynb").write_text(json.dumps(page))
+    (pages / "index.md").write_text("---\ntitle: Home\ndescription: It.\n---\n[parts](nbs/a.ipynb#parts)\n")
+    config = yaml.safe_load((ROOT / "nbs/_smalldocs.yml").read_text())
+    config["website"]["sidebar"]["contents"] = [{"href": "index.md"}, {"href": "nbs/a.ipynb"}]
+    config["project"]["resources"] = ["site.js"]
+    (pages / "_smalldocs.yml").write_text(yaml.safe_dump(config))
+    (pages / "topics.json").write_text(json.dumps({"nbs/a.ipynb": "HNSW indexes"}))
+    for name in ("styles.css", "site.js"): (pages / name).write_text((ROOT / "nbs" / name).read_text())
+    _site.render(pages, tmp_path / "site")
+    assert _site.problems(tmp_path / "site") == []
+    html = (tmp_path / "site/nbs/a.html").read_text()
+    fold = re.search(r'<details class="built">(.*?)</details>', html, re.S)[1]
+    assert '<h3 id="parts"' in fold and "Executed." not in fold and fold.count("<section") == fold.count("</section>") == 0
+    assert len(re.findall(r"<div\b", fold)) == fold.count("</div>")
+    found = json.loads((tmp_path / "site/search.js").read_text().partition("=")[2].rstrip(";\n"))
+    assert ["nbs/a.html#parts", "How?", "Parts", "Two. x = 1", "HNSW indexes"] in [[*e[:3], e[3].strip(), e[4]] for e in found]
+
+
 # ---- renderers and checks
 
-def test_quarto_renders_the_same_pages_where_it_is(tmp_path, monkeypatch):
+def test_quarto_renders_the_same_pages_if_it_is_asked_to(tmp_path, monkeypatch):
     tools, pages, site = tmp_path / "bin", tmp_path / "pages", tmp_path / "site"
     for folder in (tools, pages): folder.mkdir()
     (pages / "_smalldocs.yml").write_text((ROOT / "nbs/_smalldocs.yml").read_text())
@@ -386,12 +442,12 @@ out.joinpath("nbs", "a.html").write_text("<html><head></head><body>by quarto</bo
 ''')
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tools), prepend=":")
-    assert _site.render(pages, site) == []
+    assert _site.render(pages, site, "quarto") == []
     assert "by quarto" in (site / "nbs/a.html").read_text() and 'src="../site.js"' in (site / "nbs/a.html").read_text()
     config = yaml.safe_load((pages / "_quarto.yml").read_text())
     assert config["website"]["title"] == "Engineering Mindset Lab" and "theme" not in config
     fake.write_text("#!/bin/sh\nexit 3\n")
-    with pytest.raises(SystemExit, match="--renderer smalldocs does without it"): _site.render(pages, site)
+    with pytest.raises(SystemExit, match="without --renderer the site is made by smalldocs"): _site.render(pages, site, "quarto")
     assert "by quarto" in (site / "nbs/a.html").read_text()  # a failed rendering leaves the old site
 
 
