@@ -19,8 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is there: two thre
 
 import numpy as np
 
-from rap_analyzer.music.audio import Clip, spectrogram
+from rap_analyzer.music.audio import Clip
 from rap_analyzer.music.render import SR, clap, hat, kick, shout, snare, two_tone
+from rap_analyzer.music.spectrum import spectrogram
 from rap_analyzer.music.tempo import FPS, GRID, bands, bell, evidence, rises, same, scores, sharpen, surroundings
 
 USUAL = {"songs": (20_000, "how many to compose"), "networks": (6, "how many weigh tempi; their scores are averaged"),

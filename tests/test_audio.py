@@ -10,15 +10,12 @@ import pytest
 import soundfile
 
 from rap_analyzer.core import LabError
-from rap_analyzer.music import audio
+from rap_analyzer.music import audio, containers
 from rap_analyzer.music.audio import (
     BadAudio,
     Clip,
-    clip_plot,
-    clipped,
     load,
-    mel,
-    mel_bands,
+    measure_clipping,
     mp3,
     player,
     save,
@@ -26,6 +23,7 @@ from rap_analyzer.music.audio import (
     validate,
     wav,
 )
+from rap_analyzer.music.spectrum import mel_filters, mel_spectrogram, plot_clip
 
 SR = 22_050
 
@@ -153,7 +151,7 @@ def test_an_mp3_that_does_not_say_how_long_it_is(sr, channels, mode):
     out = io.BytesIO()
     soundfile.write(out, np.repeat(x[:, None], channels, axis=1), sr, format="MP3", bitrate_mode=mode, compression_level=0.5)
     data = out.getvalue()
-    bare = data[audio.mp3_frame(data[:4]):]
+    bare = data[containers.frame_size(data[:4]):]
     tag = b"ID3\3\0\0\0\0\1\0" + bytes(128)
     for given in (bare, tag + bare, tag + data, bare + b"TAG" + bytes(125)):
         clip = load(given)
@@ -161,7 +159,7 @@ def test_an_mp3_that_does_not_say_how_long_it_is(sr, channels, mode):
         assert np.abs(clip.samples[: 3 * sr]).max() < 0.01 and clip.samples[-3 * sr: -sr].std() > 0.1
     out = io.BytesIO()
     soundfile.write(out, np.concatenate([loud, quiet]), sr, format="MP3", bitrate_mode=mode, compression_level=0.5)
-    assert load(out.getvalue()[audio.mp3_frame(out.getvalue()[:4]):]).seconds == pytest.approx(8, abs=0.2)
+    assert load(out.getvalue()[containers.frame_size(out.getvalue()[:4]):]).seconds == pytest.approx(8, abs=0.2)
 
 
 TAG = b"ID3\3\0\0\0\0\1\0" + bytes(128)
@@ -234,7 +232,7 @@ def test_tags_may_stand_before_any_sound(kind):
 
 def test_junk_around_the_frames_of_an_mp3():
     whole = encoded(LOUD, kind="MP3")
-    bare = whole[audio.mp3_frame(whole[:4]):]
+    bare = whole[containers.frame_size(whole[:4]):]
     junk = b"\x01junk\xff" * 99
     for front in (bytes(1_000), bytes(70_000), junk, TAG + bytes(999), TAG + junk):
         assert load(front + whole).seconds == pytest.approx(6, abs=0.1), front[:20]
@@ -276,7 +274,7 @@ def test_the_rarer_forms_are_read_and_known_by_their_content(tmp_path, kind, sub
     soundfile.write(out, np.stack([tone(4, sr=sr)] * 2, axis=1), sr, format=kind, subtype=subtype, endian=endian)
     clip = load(out.getvalue())
     assert clip.seconds == pytest.approx(4, abs=0.1) and loudest_hz(clip) == pytest.approx(440, abs=1)
-    assert audio.content(out.getvalue()[:4_096]) in audio.KINDS
+    assert containers.detect_format(out.getvalue()[:4_096]) in containers.KINDS
     if kind == "RF64": assert load(b"BW64" + out.getvalue()[4:]).seconds == 4
 
 
@@ -298,7 +296,7 @@ def test_nan_infinity_and_overshoot():
     assert reason(encoded(np.full(SR, np.nan), subtype="FLOAT")) == "nan"
     loud = load(encoded(6 * x, subtype="FLOAT"))
     assert np.abs(loud.samples).max() == 1 and loudest_hz(loud) == pytest.approx(440, abs=1)
-    assert clipped(loud) < 1e-3, "an overshoot was cut instead of scaled"
+    assert measure_clipping(loud) < 1e-3, "an overshoot was cut instead of scaled"
 
 
 def test_size_and_length_limits(tmp_path, monkeypatch):
@@ -360,18 +358,18 @@ def test_a_player_needs_no_network_and_waits():
 
 @pytest.mark.parametrize("hz", [60, 440, 3_000, 9_000])
 def test_mel_puts_a_tone_where_it_belongs(hz):
-    picture, centres = mel(Clip(tone(1, hz), SR)), mel_bands(SR, 1_024, 64)[1]
+    picture, centres = mel_spectrogram(Clip(tone(1, hz), SR)), mel_filters(SR, 1_024, 64)[1]
     band = centres[picture.mean(axis=1).argmax()]
     assert abs(band - hz) < max(50, 0.1 * hz)
     assert picture.shape == (64, 1 + SR // 256) and picture.min() >= -100 and picture.max() < 6
 
 
 def test_mel_of_halves_is_six_decibels_lower():
-    assert mel(Clip(tone(), SR)).max() - mel(Clip(tone() / 2, SR)).max() == pytest.approx(6.02, abs=0.01)
+    assert mel_spectrogram(Clip(tone(), SR)).max() - mel_spectrogram(Clip(tone() / 2, SR)).max() == pytest.approx(6.02, abs=0.01)
 
 
 def test_clip_plot_has_labels_with_units():
-    picture = clip_plot(Clip(tone(1), SR), [0, 0.5], "A tone")
+    picture = plot_clip(Clip(tone(1), SR), [0, 0.5], "A tone")
     assert all(word in picture.text for word in ("A tone", "2 beats", "Hz", "1.00 s")) and "<img" in picture._repr_html_()
     wave_ax, mel_ax, bar = picture.figure.axes
     assert wave_ax.get_title() == "A tone" and bar.get_ylabel() == "dB"

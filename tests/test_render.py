@@ -11,9 +11,10 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from rap_analyzer.music.audio import load, mel, spectrogram, validate
+from rap_analyzer.music.audio import load, validate
 from rap_analyzer.music.catalog import GENRES, SIZE, track, tracks
 from rap_analyzer.music.render import GM, KITS, PATTERNS, PIECES, SR, beats, compose, drums, render, shot, when
+from rap_analyzer.music.spectrum import mel_spectrogram, spectrogram
 
 PROBE = """
 import hashlib, sys
@@ -131,7 +132,7 @@ def test_styles_can_be_told_apart():
     for t in tracks(3_000, 6_000):
         side = (train, test)[t.artist_id % 2][t.genres[0]]
         if len(side) < 4:
-            picture = mel(render(t, 6), 20)
+            picture = mel_spectrogram(render(t, 6), 20)
             side.append(np.concatenate([picture.mean(axis=1), picture.std(axis=1)]))
         if all(len(s) == 4 for half in (train, test) for s in half.values()): break
     everything = np.concatenate(list(train.values()))
@@ -153,7 +154,7 @@ def test_patterns_say_what_makes_a_style():
     tied = {g: sum(n.tied for n in compose(song, 20)[2]) for g, song in songs.items()}
     assert tied["drill"] > 3 and sum(tied.values()) == tied["drill"]
     assert [g for g, song in songs.items() if compose(song, 20)[4]] == ["g-funk"]
-    bright = {g: mel(render(song, 6))[-12:].mean() for g, song in songs.items()}
+    bright = {g: mel_spectrogram(render(song, 6))[-12:].mean() for g, song in songs.items()}
     assert min(bright, key=bright.get) == "lo-fi"
     assert {"clap", "hey"} <= {h.piece for h in compose(songs["crunk"], 20)[1]}
 

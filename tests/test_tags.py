@@ -131,8 +131,8 @@ def test_the_picture_does_not_depend_on_the_rate_of_the_file():
 def test_a_picture_is_a_part_of_the_whole():
     "Cut out and resampled by itself, or cut from the picture of the whole clip: the same."
     clip, n = render(next(iter(tracks(7, 8))), 12, sr=SR), module.PATCH
-    from rap_analyzer.music.audio import spectrogram
-    whole = np.log10(10_000 * (module.mel_filters() @ spectrogram(clip, module.SIZE, module.HOP)) + 1).T
+    from rap_analyzer.music.spectrum import spectrogram
+    whole = np.log10(10_000 * (module.slaney_filters() @ spectrogram(clip, module.SIZE, module.HOP)) + 1).T
     for i in (1, 2, 3): np.testing.assert_allclose(draw_patch(cut_patch(clip, i)), whole[i * n:(i + 1) * n], atol=1e-4)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from .analyzers import Analyses, analyze, round_all
-from .audio import BadAudio, Clip, load, opened, sections
+from .audio import BadAudio, Clip, load, open_sound, sections
 from .plugins import PROFILES, Analysis, discover
 from .worker import Worker, WorkerError
 
@@ -43,7 +43,7 @@ def load_parts(path: str | Path) -> tuple[Clip, list[float], float]:  # sound, w
 
 def load_song(path: str | Path) -> tuple[Clip, list[float], float]:  # sound, where its parts began (none: it is whole), seconds
     "A file as a clip; raises BadAudio."
-    with opened(path) as (sound, _): whole = sound.frames <= WHOLE_S * sound.samplerate
+    with open_sound(path) as (sound, _): whole = sound.frames <= WHOLE_S * sound.samplerate
     if not whole: return load_parts(path)
     return (clip := load(path)), [], clip.seconds
 

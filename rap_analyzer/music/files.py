@@ -17,9 +17,10 @@ import soundfile
 
 from ..core import LabError
 from .analyzers import Analyses, analyze
-from .audio import KINDS, BadAudio, content
+from .audio import BadAudio
 from .batch import analyze_file, analyze_files
 from .catalog import Track
+from .containers import KINDS, detect_format
 from .render import render
 
 # %% ../../nbs/analyzer/75_files.ipynb #204837ec
@@ -35,7 +36,7 @@ def seems_audio(path: Path) -> bool:
     if path.suffix.lower() in AUDIO: return not path.exists() or path.is_file()
     if path.suffix.lower() in OTHER or not path.is_file(): return False
     try:
-        with open(path, "rb") as f: return content(f.read(4_096)) in KINDS
+        with open(path, "rb") as f: return detect_format(f.read(4_096)) in KINDS
     except OSError: return False
 
 

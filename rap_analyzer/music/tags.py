@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TAGS', 'SR', 'SIZE', 'HOP', 'MAX_PATCHES', 'MARGIN', 'FAMILIES', 'MOOD_TAGS', 'FAINT', 'ASKED', 'SECOND', 'CLEAR',
-           'STRANGE', 'DOUBTFUL', 'DOUBT', 'UNCLEAR', 'slaney_to_hz', 'mel_filters', 'choose_patches', 'cut_patch',
+           'STRANGE', 'DOUBTFUL', 'DOUBT', 'UNCLEAR', 'slaney_to_hz', 'slaney_filters', 'choose_patches', 'cut_patch',
            'draw_patch', 'draw_patches', 'infer', 'infer_clip', 'top_tags', 'mean_by_tag', 'load_heads', 'apply_head',
            'distance', 'strangeness', 'normalize', 'score_families', 'score_moods', 'Guess', 'Tags', 'combine',
            'merge_vocabularies', 'tags']
@@ -20,7 +20,8 @@ from importlib.resources import files
 import numpy as np
 import soxr
 
-from .audio import SILENT_DB, BadAudio, Clip, spectrogram
+from .audio import SILENT_DB, BadAudio, Clip
+from .spectrum import spectrogram
 from .weights import BANDS, PATCH, load_session
 
 # %% ../../nbs/analyzer/30_tags.ipynb #f31855ec
@@ -45,7 +46,7 @@ def slaney_to_hz(mel: np.ndarray) -> np.ndarray:  # Hz
 
 
 @lru_cache(maxsize=1)
-def mel_filters() -> np.ndarray:  # float32, shape (96, 257)
+def slaney_filters() -> np.ndarray:  # float32, shape (96, 257)
     "Overlapping triangles on Slaney's scale from 0 to 8,000 Hz, each with the same area over frequency."
     top = 15 + 27 * math.log(SR / 2 / 1_000) / math.log(6.4)
     edges, hz = slaney_to_hz(np.linspace(0, top, BANDS + 2)), np.arange(SIZE // 2 + 1) * SR / SIZE
@@ -77,7 +78,7 @@ def cut_patch(clip: Clip, i: int) -> np.ndarray:  # samples at 16,000 Hz
 
 def draw_patch(x: np.ndarray) -> np.ndarray:  # float32, shape (187, 96)
     "What `cut` cut, as the network expects to see it."
-    power = spectrogram(Clip(x, SR), SIZE, HOP, mel_filters())[:, MARGIN // HOP:MARGIN // HOP + PATCH]
+    power = spectrogram(Clip(x, SR), SIZE, HOP, slaney_filters())[:, MARGIN // HOP:MARGIN // HOP + PATCH]
     return np.log10(10_000 * power + 1).T.astype(np.float32)
 
 # %% ../../nbs/analyzer/30_tags.ipynb #ce000fd9

@@ -19,7 +19,8 @@ from importlib.resources import files
 import numpy as np
 import soxr
 
-from .audio import Clip, spectrogram
+from .audio import Clip
+from .spectrum import spectrogram
 
 # %% ../../nbs/analyzer/25_tempo.ipynb #ef07804e
 RATE = 22_050  # Hz: clips at another rate are resampled
