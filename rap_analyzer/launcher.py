@@ -46,7 +46,7 @@ def serve(port: Annotated[int | None, typer.Option(help="Default: \\[api] port."
 
     import uvicorn
 
-    from rap_analyzer.platform.api import create_app
+    from rap_analyzer.app import create_app
     from rap_analyzer.search.store import default_store
     cfg = settings().api
     port = check_port("api", port or cfg.port)

@@ -21,13 +21,14 @@ from threading import Event
 import httpx
 import pytest
 
+from rap_analyzer.app import create_app
 from rap_analyzer.core import LabError
 from rap_analyzer.lab import Lab
 from rap_analyzer.ledger import record
 from rap_analyzer.music import catalog
-from rap_analyzer.platform.api import create_app, serving
 from rap_analyzer.search.index import build, similar
 from rap_analyzer.search.store import Store, fill, migrate
+from rap_analyzer.web import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 N, MINE = 600, 990_001
@@ -449,7 +450,7 @@ def test_serving_as_a_process_with_the_default_store(lab, store, tmp_path):
     env = {**os.environ, "RAP_LAB_HOME": str(tmp_path), "REDIS_URL": lab.redis_url, "PYTHONPATH": str(ROOT),
            "DATABASE_URL": f"postgresql://rap_app:{note['app_password']}@127.0.0.1:{note['postgres_port']}/{lab.database}"}
     with __import__("socket").socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--factory", "rap_analyzer.platform.api:create_app", "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "rap_analyzer.app:create_app", "--port", str(port)]
     server = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         def up():

@@ -6,12 +6,13 @@ import re
 import httpx
 import pytest
 
+from rap_analyzer.app import create_app
 from rap_analyzer.lab import Lab
-from rap_analyzer.platform.api import create_app, serving
 from rap_analyzer.search.filters import Filter, filtered
 from rap_analyzer.search.fulltext import find, hybrid
 from rap_analyzer.search.index import build
 from rap_analyzer.search.store import Store, fill, migrate
+from rap_analyzer.web import serving
 
 SEARCH = "/api/tracks/search"
 

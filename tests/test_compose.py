@@ -181,7 +181,7 @@ def test_slim_lock_is_enough_to_import_the_service(tmp_path):
         for top in {f.parts[0] for f in files if f.parts[0] != ".."}:
             (tmp_path / top).exists() or (tmp_path / top).symlink_to(Path(distribution(name).locate_file(top)).resolve())
     (tmp_path / "rap_analyzer").symlink_to(ROOT / "rap_analyzer")
-    wanted = ["rap_analyzer.platform.api", "uvicorn"] + ["rap_analyzer.cli"] * (ROOT / "rap_analyzer/cli.py").exists()
+    wanted = ["rap_analyzer.app", "uvicorn"] + ["rap_analyzer.cli"] * (ROOT / "rap_analyzer/cli.py").exists()
     ask = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import {', '.join(wanted)}; from importlib.util import find_spec; "
     done = subprocess.run([sys.executable, "-I", "-S", "-c", ask + "print(find_spec('pandas'), find_spec('pytest'))"],
                           capture_output=True, text=True, cwd=tmp_path)
@@ -266,7 +266,7 @@ def command(service: str) -> list[str]:
         return [str(Path(sys.executable).parent / words[0]), *words[1:]]
     calls = {"setup": "from rap_analyzer.search.store import default_store, fill; from rap_analyzer.search.index import build; "
                       "build('hnsw_halfvec', fill(default_store()))",
-             "api": "import os, uvicorn; from rap_analyzer.platform.api import create_app; "
+             "api": "import os, uvicorn; from rap_analyzer.app import create_app; "
                     "uvicorn.run(create_app(), port=int(os.environ['RAP_API_PORT']))"}
     return [sys.executable, "-c", calls[service]]
 

@@ -322,7 +322,8 @@ def post(ward):
     "Ask the service for a profile."
     import httpx
 
-    from rap_analyzer.platform.api import create_app, serving
+    from rap_analyzer.app import create_app
+    from rap_analyzer.web import serving
     with serving(create_app(ward)) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield lambda **how: client.post("/api/optimize", **how)
 
@@ -356,8 +357,8 @@ def test_bad_requests_are_told_what_was_expected(post, how, says):
 
 
 def test_one_profile_at_a_time(post):
-    from rap_analyzer.platform import api
-    with api.PROFILING:
+    from rap_analyzer.search.routes import PROFILING
+    with PROFILING:
         r = post(json={"component": "similarity_search"})
         assert r.status_code == 503 and "one at a time" in r.json()["error"] and r.headers["retry-after"]
     assert post(json={"component": "similarity_search"}).status_code == 200
