@@ -7,6 +7,7 @@ import pytest
 
 from rap_analyzer.core import settings
 from rap_analyzer.exercises import exercise, exercises, space_of
+from rap_analyzer.search import effects
 from rap_analyzer.search import evidence as ev
 
 COPY = "COPY night_tracks FROM STDIN (FORMAT csv)"
@@ -84,16 +85,16 @@ def test_a_damaged_spread_table_is_made_anew():
 # ---- a night
 
 def test_a_whole_night():
-    lines = ev.delivery(random.Random(3), 40)
-    night = ev.run_night([(COPY, "\n".join(lines))], lines)
+    lines = effects.delivery(random.Random(3), 40)
+    night = effects.run_night([(COPY, "\n".join(lines))], lines)
     assert (night.whole, night.new, night.statements, night.index, night.error) == (True, 40, 1, True, "")
     assert count(ev.practice(), "night_tracks") is None                    # and cleared up
 
 
 def test_rows_that_are_there_but_not_as_they_were_sent():
-    lines = ev.delivery(random.Random(3), 40)
+    lines = effects.delivery(random.Random(3), 40)
     other = [line.replace("]", "9]") for line in lines[:5]] + lines[5:]
-    night = ev.run_night([(COPY, "\n".join(other))], lines)
+    night = effects.run_night([(COPY, "\n".join(other))], lines)
     assert night.new == 35 and not night.whole and night.error == ""
 
 
@@ -106,25 +107,25 @@ def test_rows_that_are_there_but_not_as_they_were_sent():
     (["BEGIN", "INSERT INTO night_tracks SELECT 1000000, 'x', embedding FROM night_tracks LIMIT 1"], 2, 0, True),
 ])
 def test_what_is_left_in_the_morning(steps, statements, new, index):
-    night = ev.run_night(steps, ev.delivery(random.Random(3), 7))
+    night = effects.run_night(steps, effects.delivery(random.Random(3), 7))
     assert (night.statements, night.index) == (statements, index) and not night.whole
-    assert ev.run_night(steps).new == new
+    assert effects.run_night(steps).new == new
 
 
 def test_a_night_stops_at_the_first_error_and_is_cancelled_in_time():
-    lines = ev.delivery(random.Random(3), 30)
-    bad = ev.broken(random.Random(1), lines)
+    lines = effects.delivery(random.Random(3), 30)
+    bad = effects.break_line(random.Random(1), lines)
     assert sum(a != b for a, b in zip(lines, bad, strict=True)) == 1
-    night = ev.run_night([(COPY, "\n".join(bad)), "DROP INDEX night_index"], lines)
+    night = effects.run_night([(COPY, "\n".join(bad)), "DROP INDEX night_index"], lines)
     assert "invalid input syntax" in night.error and (night.new, night.index, night.statements) == (0, True, 0)
     began = time.monotonic()
-    assert "had not finished" in ev.run_night(["SELECT pg_sleep(30)", "DROP INDEX night_index"], seconds=0.5).error
+    assert "had not finished" in effects.run_night(["SELECT pg_sleep(30)", "DROP INDEX night_index"], seconds=0.5).error
     assert time.monotonic() - began < 15 and count(ev.practice(), "night_tracks") is None
 
 
 def test_one_delivery_is_like_another_and_has_real_titles():
-    assert ev.delivery(random.Random(1)) == ev.delivery(random.Random(1)) != ev.delivery(random.Random(2))
-    text = "\n".join(ev.delivery(random.Random(1)))
+    assert effects.delivery(random.Random(1)) == effects.delivery(random.Random(1)) != effects.delivery(random.Random(2))
+    text = "\n".join(effects.delivery(random.Random(1)))
     assert len(text.splitlines()) == 800 and '""Rain""' in text and "\\DC" in text and '"Amber, Night' in text
 
 

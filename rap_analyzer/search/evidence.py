@@ -4,16 +4,11 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'HELD_OUT', 'ONE_IN', 'TABLE', 'INDEX', 'INTACT', 'MOST_ROWS', 'FORBIDDEN', 'MADE', 'SPREAD', 'DIRECTIONS',
-           'SPREAD_OUT', 'WIDTHS', 'WIDE', 'SPREAD_TABLE', 'SPREAD_INTACT', 'NEAREST_SPREAD', 'EXACT_SPREAD', 'COLUMN',
-           'FIVE', 'COPIED', 'NIGHT', 'NIGHT_INDEX', 'TITLES', 'ODD', 'vectors', 'practice', 'nearest', 'Evidence',
-           'check_statements', 'refusals', 'scratch', 'server_said', 'collect', 'spread', 'nearest_spread',
-           'spread_store', 'found_by', 'by_width', 'Stored', 'stored', 'books', 'delivery', 'broken', 'Night',
-           'run_night']
+           'SPREAD_OUT', 'WIDTHS', 'WIDE', 'SPREAD_TABLE', 'SPREAD_INTACT', 'NEAREST_SPREAD', 'EXACT_SPREAD', 'vectors',
+           'practice', 'nearest', 'Evidence', 'check_statements', 'refusals', 'ask_rows', 'scratch', 'server_said',
+           'collect', 'spread', 'nearest_spread', 'spread_store', 'count_found', 'by_width']
 
 # %% ../../nbs/performance/45_evidence.ipynb #ee9174a2
-import csv
-import io
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +110,7 @@ def refusals(given: object, e: "Evidence | None" = None) -> list[Check]:  # none
 MOST_ROWS = 10_000
 
 # %% ../../nbs/performance/45_evidence.ipynb #5bee0f66
-def _ask(con: object, query: str, q: np.ndarray) -> list[int]:
+def ask_rows(con: object, query: str, q: np.ndarray) -> list[int]:
     "The first column of an answer, read as it comes, so that a cross join does not fill the memory."
     with con.cursor() as cur, closing(cur.stream(query, {"q": q})) as rows:
         found = [row[0] for row in islice(rows, MOST_ROWS + 1)]
@@ -172,7 +167,7 @@ def _collect(con: object, statements: list[str], questions: np.ndarray, truth: S
     for s in first: con.execute(s)
     forced, made = con.execute(FORBIDDEN).fetchone()[0], tuple(n for (n,) in con.execute(MADE).fetchall())
     plan = explain(con, query, {"q": questions[0]}, analyze=False)
-    rows = [_ask(con, query, q) for q in questions]
+    rows = [ask_rows(con, query, q) for q in questions]
     firsts = [r[:len(t)] for r, t in zip(rows, truth, strict=True)]
     ratio = _in_turns(con, before, query, questions) if before else None
     return Evidence(rows, plan.nodes, plan.indexes, recall_of(firsts, truth), ratio, bool(forced), made)
@@ -233,7 +228,7 @@ def spread_store(
     return store
 
 # %% ../../nbs/performance/45_evidence.ipynb #b4f480c2
-def found_by(
+def count_found(
     widths: Sequence[int],  # values of hnsw.ef_search
     questions: np.ndarray,  # (n, 512) float32
 ) -> np.ndarray:  # (len(widths), n): how many of the true ten came back
@@ -244,188 +239,15 @@ def found_by(
         register_vector(con)
         def found(ef: int) -> list[int]:
             con.execute("SELECT set_config('hnsw.ef_search', %s, false)", [str(ef)])
-            return [len(t.intersection(_ask(con, NEAREST_SPREAD, q))) for t, q in zip(truth, questions, strict=True)]
+            return [len(t.intersection(ask_rows(con, NEAREST_SPREAD, q))) for t, q in zip(truth, questions, strict=True)]
         return np.array([found(ef) for ef in widths])
 
 
 @cache
 def by_width() -> np.ndarray:  # (len(WIDTHS), 300)
     "The same for three hundred questions and every one of WIDTHS, measured once in a process."
-    return found_by(WIDTHS, spread()[1][:300])
+    return count_found(WIDTHS, spread()[1][:300])
 
 
 NEAREST_SPREAD = "SELECT id FROM spread_tracks ORDER BY embedding <#> %(q)s LIMIT 10"
 EXACT_SPREAD = "SELECT id FROM spread_tracks ORDER BY (embedding <#> %(q)s) + 0 LIMIT 10"
-
-# %% ../../nbs/performance/45_evidence.ipynb #f5dd420a
-@dataclass(frozen=True)
-class Stored:
-    "How a table keeps its vectors."
-    pages: float = 0.0  # touched for each row, when one question is compared with all
-    kind: str = ""  # of the column, as PostgreSQL writes it
-    storage: str = ""  # PLAIN, EXTERNAL, EXTENDED or MAIN
-    lost: float = 0.0  # the largest distance between a vector of unit length and what was kept of it
-    indexes: int = 0  # besides the primary key
-    rows: int = 0  # that were put into it
-    kept: int = 0  # that are there
-    error: str = ""  # what PostgreSQL said
-
-
-COLUMN = """SELECT format_type(a.atttypid, a.atttypmod),
-    CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'x' THEN 'EXTENDED' ELSE 'MAIN' END,
-    (SELECT count(*) FROM pg_index WHERE indrelid = a.attrelid AND NOT indisprimary)
-FROM pg_attribute a WHERE a.attrelid = 'wide_tracks'::regclass AND a.attname = 'embedding'"""
-
-# %% ../../nbs/performance/45_evidence.ipynb #8e359560
-def stored(
-    statements: Sequence[str],  # that make the table wide_tracks (id, embedding)
-    d: int,  # dimensions
-    rows: int = 240,  # how many are put into it
-) -> Stored:
-    "Make somebody's table, fill it, compare one question with all of it, and undo."
-    try:
-        with scratch() as con: return _stored(con, statements, d, rows)
-    except Exception as e: return Stored(error=server_said(e))
-
-
-def _stored(con: object, statements: Sequence[str], d: int, rows: int) -> Stored:
-    "The looking itself, inside a transaction."
-    X = np.random.Generator(np.random.PCG64(d)).standard_normal((rows, d)).astype(np.float32)
-    X /= np.linalg.norm(X, axis=1, keepdims=True)
-    texts = [f"[{','.join(map(str, x))}]" for x in X.tolist()]
-    con.execute("DROP TABLE IF EXISTS wide_tracks")
-    for s in statements: con.execute(s)
-    with con.cursor() as cur:
-        for i, x in enumerate(texts): cur.execute("INSERT INTO wide_tracks (id, embedding) VALUES (%s, %s)", [i, x])
-    kind, storage, indexes = con.execute(COLUMN).fetchone()
-    plan = explain(con, "SELECT id FROM wide_tracks ORDER BY (embedding <#> %(q)s) + 0 LIMIT 10", {"q": texts[0]})
-    kept = con.execute("SELECT embedding::vector::real[] FROM wide_tracks ORDER BY id").fetchall()
-    lost = max((float(np.linalg.norm(x - np.asarray(y))) for x, (y,) in zip(X, kept, strict=False)), default=0.0)
-    return Stored((plan.buffers or 0) / rows, kind, storage, lost, indexes, rows, len(kept))
-
-# %% ../../nbs/performance/45_evidence.ipynb #15419a55
-FIVE = {
-    "similar": "SELECT id AS book_similar, remix, id FROM practice_tracks ORDER BY embedding <#> %(q)s LIMIT 10",
-    "by_id": "SELECT remix AS book_by_id, id, remix FROM practice_tracks WHERE id = %(i)s",
-    "remixes": "SELECT count(*) AS book_remixes, min(id) FROM practice_tracks WHERE remix",
-    "report": "SELECT avg(embedding <=> %(q)s) AS book_report FROM practice_tracks",
-    "export": "SELECT id AS book_export, remix FROM practice_tracks ORDER BY id",
-}
-COPIED = """SELECT substring(query FROM 'book_([a-z_]+)'), sum(calls)::bigint, sum(total_exec_time), max(max_exec_time),
-    sum(rows)::bigint, sum(shared_blks_hit + shared_blks_read)::bigint
-FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND query LIKE 'SELECT%%book\\_%%practice\\_tracks%%' GROUP BY 1 HAVING sum(calls) > 0 ORDER BY 1"""
-
-
-def books(rng: object) -> tuple[list[dict], list[dict]]:  # the copies; query, calls, total_ms, mean_ms, max_ms, rows, pages
-    "Run five statements in two stretches of different mixtures (`rng`: random.Random), and copy the counters after each."
-    with scratch() as con:
-        return _stretch(con, rng, 1), _stretch(con, rng, 2)
-
-# %% ../../nbs/performance/45_evidence.ipynb #866d6e9c
-def _stretch(con: object, rng: object, size: int) -> list[dict]:
-    "Run the five so many times, in a mixture that is drawn, and copy the counters."
-    counts = {"similar": rng.randint(10, 80), "by_id": rng.randint(50, 400), "remixes": rng.randint(3, 40),
-              "report": rng.randint(1, 2), "export": rng.randint(1, 6)}
-    todo = [name for name, n in counts.items() for _ in range(n * size)]
-    rng.shuffle(todo)
-    for name in todo:
-        con.execute(FIVE[name], {"q": vectors()[1][rng.randrange(HELD_OUT)], "i": rng.randrange(ROWS)}).fetchall()
-    rows = con.execute(COPIED).fetchall()
-    return [{"query": q, "calls": calls, "total_ms": round(total, 3), "mean_ms": round(total / calls, 4), "max_ms": round(most, 3),
-             "rows": n, "pages": pages} for q, calls, total, most, n, pages in rows]
-
-# %% ../../nbs/performance/45_evidence.ipynb #5fdb17d2
-NIGHT = """DROP TABLE IF EXISTS night_tracks;
-CREATE TABLE night_tracks (id bigint NOT NULL, title text NOT NULL, embedding vector(16) NOT NULL)"""
-NIGHT_INDEX = "CREATE INDEX night_index ON night_tracks USING hnsw (embedding vector_l2_ops)"
-TITLES = ('Lantern "Rain"', "Amber, Night", "AC\\DC Avenue", "Дождь", "Glass")
-ODD = {3: "", 5: "  Two  Steps Back ", 8: "Don't Look Back"}   # of ten tracks: nothing at all, blanks that belong to it, a quote
-
-
-def delivery(rng: object, rows: int = 800) -> list[str]:  # lines of CSV: id, title, embedding
-    "The new tracks of a night (`rng`: random.Random), with titles as people type them."
-    out = io.StringIO()
-    write = csv.writer(out, lineterminator="\n").writerow
-    for i in range(rows):
-        vector = f"[{','.join(f'{rng.gauss(0, 1):.3f}' for _ in range(16))}]"
-        write([1_000_000 + i, ODD.get(i % 10, f"{rng.choice(TITLES)} {i}"), vector])
-    return [line.replace(",,", ',"",', 1) for line in out.getvalue().splitlines()]       # empty, which is not: missing
-
-
-def broken(rng: object, lines: Sequence[str]) -> list[str]:
-    "The same lines, one of the later ones with an id that is no number."
-    at = rng.randrange(len(lines) * 6 // 10, len(lines) * 9 // 10)
-    return [f"x{line}" if i == at else line for i, line in enumerate(lines)]
-
-# %% ../../nbs/performance/45_evidence.ipynb #39c6e1ce
-@dataclass(frozen=True)
-class Night:
-    "What a loading script did."
-    seconds: float
-    statements: int  # that the server executed
-    new: int  # tracks of that night that are there as they were sent
-    whole: bool  # all of them, nothing else changed, and the index
-    index: bool  # is there, as it was
-    error: str = ""
-    lost: str = ""  # the first track of that night that is not there as it was sent
-
-
-def run_night(
-    steps: Sequence,  # a text, or a pair of a statement and its rows, or of a COPY and its text
-    lines: Sequence[str] | None = None,  # the delivery, to compare with; None: only count
-    seconds: float = 30,  # after which it is cancelled
-) -> Night:
-    "Send somebody's steps, until one fails; look from another connection; clear up."
-    store = practice()
-    with locked(store.lab.dir / "night.lock"), store.admin() as look:
-        look.execute(NIGHT)
-        look.execute("INSERT INTO night_tracks SELECT i, 'old', ARRAY(SELECT sin(i * j) FROM generate_series(1, 16) j)::vector "
-                     "FROM generate_series(1, 100) i")
-        look.execute(NIGHT_INDEX)
-        try: return _night(store, look, steps, lines, seconds)
-        finally: look.execute("DROP TABLE IF EXISTS night_tracks")
-
-# %% ../../nbs/performance/45_evidence.ipynb #8eda54d9
-def _night(store: Store, look: object, steps: Sequence, lines: Sequence[str] | None, seconds: float) -> Night:
-    "The sending and the looking."
-    con, done, error = store.admin(), 0, ""
-    alarm, began = threading.Timer(seconds, con.cancel), time.perf_counter()
-    alarm.start()
-    try:
-        for step in steps: done += _send(con, step)
-    except Exception as e: error = server_said(e, seconds)
-    finally: took = (time.perf_counter() - began, alarm.cancel(), con.close())[0]
-    if not look.execute("SELECT to_regclass('night_tracks')").fetchone()[0]: return Night(took, done, 0, False, False, error)
-    rows = look.execute("SELECT id::text, title, embedding::text FROM night_tracks").fetchall()
-    kept = look.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'night_index' AND tablename ~ 'night'").fetchone()
-    index = bool(kept) and kept[0].endswith("hnsw (embedding vector_l2_ops)")
-    new = [r for r in rows if int(r[0]) >= 1_000_000]
-    if lines is not None:
-        sent = {(i, title, _numbers(x)) for i, title, x in csv.reader(lines)}
-        new = [r for r in new if (r[0], r[1], _numbers(r[2])) in sent]
-    whole = not error and index and len(rows) == 100 + len(new) and (lines is None or len(new) == len(sent))
-    left = sorted(sent - {(i, title, _numbers(x)) for i, title, x in new}) if lines is not None else []
-    return Night(took, done, len(new), whole, index, error, "{}, with the title {!r}".format(*left[0][:2]) if left else "")
-
-# %% ../../nbs/performance/45_evidence.ipynb #0db23246
-def _send(con: object, step: object) -> int:  # statements executed
-    "Send one step of a script."
-    if isinstance(step, str):
-        con.execute(step)
-        return 1
-    statement, data = step
-    with con.cursor() as cur:
-        if isinstance(data, str):
-            with cur.copy(statement) as copy: copy.write(data)
-            return 1
-        log, once = logging.getLogger("psycopg"), lambda said: "error ignored" not in str(said.msg)
-        log.addFilter(once)                                 # of two errors about one broken row the second tells nobody anything
-        try: cur.executemany(statement, data)
-        finally: log.removeFilter(once)
-    return len(data)
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    "The numbers of a vector, as written."
-    return tuple(float(x) for x in text.strip("[]").split(","))
