@@ -40,7 +40,7 @@ def write_whole(
 @contextmanager
 def locked(
     file: str | Path,  # its name is the lock's; the content does not matter, and the file stays
-    wait_s: float = 180,  # patience with whoever holds it
+    wait_s: float = 180,  # patience with whoever holds it; 0: try once, -1: for ever
     busy: str = "",  # one sentence for the LabError when that was not enough
 ) -> Iterator[None]:
     "Hold an exclusive lock, against other threads and processes; the kernel releases it if we die."

@@ -11,7 +11,6 @@ __all__ = ['MESSAGES', 'PAGE', 'Event', 'seal_of', 'parse_event', 'events', 'not
            'translations', 'verify_all']
 
 # %% ../nbs/lab/60_learn.ipynb #655d9805
-import fcntl
 import hashlib
 import html
 import json
@@ -30,6 +29,7 @@ from typing import NamedTuple
 from . import exercises as engine
 from .book import read as read_book
 from .core import LabError, progress, settings
+from .disk import locked, write_whole
 from .exercises import MESSAGES, Exercise, Verdict, exercise, exercises, ids, judge, read, stub, words
 
 # %% ../nbs/lab/60_learn.ipynb #dc5363a4
@@ -87,8 +87,7 @@ def _append(new: Sequence[Event], home: Path | None) -> Sequence[Event]:
     "Write events at the end, each on a line of its own even after a line that was cut short."
     file = _journal(home)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a+b") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+    with locked(file.with_suffix(".lock")), open(file, "a+b") as f:
         torn = f.tell() and (f.seek(-1, os.SEEK_END), f.read(1))[1] != b"\n"
         lines = "".join(json.dumps(asdict(e), sort_keys=True, ensure_ascii=False) + "\n" for e in new)
         f.write(b"\n" * bool(torn) + lines.encode())
@@ -179,9 +178,7 @@ def copy_of(name: str, home: Path | None = None) -> Path:
 def _save(file: Path, text: str) -> None:
     "Write a file whole or not at all."
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.new")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, text)
 
 
 def start(name: str, home: Path | None = None) -> str:  # what happened, in words

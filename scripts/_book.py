@@ -7,7 +7,6 @@ the lock file or the settings change. On the full profile, ratios that moved awa
 """
 import argparse
 import ast
-import fcntl
 import json
 import os
 import re
@@ -18,13 +17,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from hashlib import sha256
 from multiprocessing import active_children, get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
+
+from rap_analyzer.core import LabError
+from rap_analyzer.disk import locked, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = "full", "smoke"
@@ -117,9 +119,7 @@ def records(root: Path) -> dict:
 
 def remember(root: Path, book: dict) -> None:
     "Write _build/book.json, whole or not at all."
-    draft = root / "_build" / "book.json.new"
-    draft.write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
-    draft.replace(root / "_build" / "book.json")
+    write_whole(root / "_build" / "book.json", json.dumps(book, indent=1) + "\n")
 
 
 def executed(root: Path, profile: str, path: Path) -> Path:
@@ -178,11 +178,12 @@ def execute(source: Path, target: Path, tracks: int, cell_s: float, bar: bool = 
 def alone(root: Path) -> Iterator[None]:
     "One book at a time: a second one waits, because they would disturb each other's measurements."
     (root / "_build").mkdir(exist_ok=True)
-    with open(root / "_build" / "book.lock", "a") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    lock = root / "_build" / "book.lock"
+    with ExitStack() as stack:
+        try: stack.enter_context(locked(lock, 0))
+        except LabError:
             print("another scripts/book is running; waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(f, fcntl.LOCK_EX)
+            stack.enter_context(locked(lock, -1))
         yield
 
 

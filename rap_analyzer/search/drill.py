@@ -9,7 +9,6 @@ __all__ = ['GENRES', 'CHANGE', 'SIGNS', 'Reading', 'INDEX', 'ROUNDS', 'MOST_MB',
 
 # %% ../../nbs/performance/40_drill.ipynb #5847957d
 import json
-import os
 import secrets
 import select
 import subprocess
@@ -29,7 +28,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/performance/40_drill.ipynb #d15c10c4
 from ..core import LabError
-from ..disk import locked
+from ..disk import locked, write_whole
 from ..lab import Lab
 from ..learn import words
 from ..music.catalog import MODEL_ID
@@ -367,12 +366,7 @@ def _now() -> str:
 def _write(file: Path, r: Record) -> None:
     "Put a record on the disk, whole or not at all."
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.new")
-    with open(draft, "w", encoding="utf-8") as f:
-        json.dump(asdict(r), f, ensure_ascii=False, indent=1)
-        f.flush()
-        os.fsync(f.fileno())
-    draft.replace(file)
+    write_whole(file, json.dumps(asdict(r), ensure_ascii=False, indent=1))
 
 
 def opened(lab: Lab) -> Record | None:
