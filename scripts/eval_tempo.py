@@ -18,9 +18,11 @@ import numpy as np
 import pandas as pd
 import soxr
 
+from rap_analyzer.music.arrangement import beats
 from rap_analyzer.music.audio import Clip, load, mp3
 from rap_analyzer.music.catalog import GENRES, tracks
-from rap_analyzer.music.render import STYLES, band, beats, drums, render
+from rap_analyzer.music.instruments import STYLES, bandpass
+from rap_analyzer.music.render import drums, render
 from rap_analyzer.music.tempo import Tempo, tempo
 
 HERE = Path(__file__).resolve().parents[1]
@@ -68,8 +70,8 @@ def hissing(x: np.ndarray, db: float) -> np.ndarray:
     return x + np.random.default_rng(7).normal(0, np.sqrt(np.mean(x**2)) * 10 ** (-db / 20), len(x))
 
 
-def telephone(x: np.ndarray, sr: int) -> np.ndarray: return hissing(band(band(x, sr, 300, 3_400), sr, 300, 3_400), 25)
-def muffled(x: np.ndarray, sr: int) -> np.ndarray: return hissing(band(band(x, sr, 0, 500), sr, 0, 500), 40)
+def telephone(x: np.ndarray, sr: int) -> np.ndarray: return hissing(bandpass(bandpass(x, sr, 300, 3_400), sr, 300, 3_400), 25)
+def muffled(x: np.ndarray, sr: int) -> np.ndarray: return hissing(bandpass(bandpass(x, sr, 0, 500), sr, 0, 500), 40)
 def noisy(x: np.ndarray, sr: int) -> np.ndarray: return hissing(x, 10)
 
 

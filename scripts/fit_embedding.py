@@ -17,8 +17,9 @@ from rap_analyzer.core import progress
 from rap_analyzer.music.audio import Clip, load, mp3
 from rap_analyzer.music.catalog import GENRES, MOODS, Track, artists, facts, track
 from rap_analyzer.music.embedding import PLACES, fit, rhythm, wording
+from rap_analyzer.music.instruments import bandpass
 from rap_analyzer.music.lyrics import lyrics
-from rap_analyzer.music.render import band, render
+from rap_analyzer.music.render import render
 from rap_analyzer.music.tags import tags
 from rap_analyzer.music.tempo import onsets, tempo
 
@@ -51,7 +52,7 @@ def spoiled(clip: Clip, way: str, seed: int) -> Clip:
     "A clip as it may reach us."
     x = clip.samples.astype(np.float64)
     if way == "mp3": return load(mp3(clip))
-    if way == "dull": x = band(x, clip.sr, 0, 3_500)
+    if way == "dull": x = bandpass(x, clip.sr, 0, 3_500)
     if way == "noise": x = x + 0.05 * np.sqrt(np.mean(x**2)) * np.random.default_rng(seed).standard_normal(len(x))
     return Clip((x / max(1.0, np.abs(x).max())).astype(np.float32), clip.sr)
 

@@ -17,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from rap_analyzer.core import progress, settings
 from rap_analyzer.music.audio import Clip, load, mp3
 from rap_analyzer.music.catalog import GENRES, MOODS, Track, tracks
-from rap_analyzer.music.render import band, render
+from rap_analyzer.music.instruments import bandpass
+from rap_analyzer.music.render import render
 from rap_analyzer.music.tags import TAGS, infer_clip
 from rap_analyzer.music.weights import WHEEL_SHA256, cache_folder, fetch_package, load_weights, lock_folder, read_layer
 
@@ -51,9 +52,9 @@ def spoiled(clip: Clip, way: str, seed: int) -> Clip:
     if way == "mp3": return load(mp3(clip))
     if way == "quiet": x *= 10 ** (-12 / 20)
     if way == "telephone":
-        x = band(x, clip.sr, 300, 3_400)
+        x = bandpass(x, clip.sr, 300, 3_400)
         x /= np.abs(x).max()
-    if way == "dull": x = band(x, clip.sr, 0, 3_500)
+    if way == "dull": x = bandpass(x, clip.sr, 0, 3_500)
     if way == "noise": x = x + 0.05 * np.sqrt(np.mean(x**2)) * rng.standard_normal(len(x))
     return Clip((x / max(1.0, np.abs(x).max())).astype(np.float32), clip.sr)
 

@@ -20,7 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is there: two thre
 import numpy as np
 
 from rap_analyzer.music.audio import Clip
-from rap_analyzer.music.render import SR, clap, hat, kick, shout, snare, two_tone
+from rap_analyzer.music.instruments import clap, hat, kick, shout, snare, two_tone
+from rap_analyzer.music.render import SR
 from rap_analyzer.music.spectrum import spectrogram
 from rap_analyzer.music.tempo import FPS, GRID, bands, bell, evidence, rises, same, scores, sharpen, surroundings
 

@@ -11,9 +11,11 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from rap_analyzer.music.arrangement import PATTERNS, beats, compose, grid_to_seconds
 from rap_analyzer.music.audio import load, validate
 from rap_analyzer.music.catalog import GENRES, SIZE, track, tracks
-from rap_analyzer.music.render import GM, KITS, PATTERNS, PIECES, SR, beats, compose, drums, render, shot, when
+from rap_analyzer.music.instruments import KITS, PIECES, make_stroke
+from rap_analyzer.music.render import GM, SR, drums, render
 from rap_analyzer.music.spectrum import mel_spectrogram, spectrogram
 
 PROBE = """
@@ -108,10 +110,10 @@ def test_beats_are_where_the_kick_is():
 def test_swing_moves_the_second_of_two_and_no_beat():
     steps = np.arange(0, 32)
     for swing in (0.5, 0.58, 0.67):
-        at = when(steps, 90, swing)
+        at = grid_to_seconds(steps, 90, swing)
         assert np.allclose(at[::2], steps[::2] * 15 / 90)
         assert np.allclose((at[1::2] - at[::2]) * 90 / 30, swing)
-        assert (np.diff(when(np.arange(0, 32, 0.1), 90, swing)) > 0).all()
+        assert (np.diff(grid_to_seconds(np.arange(0, 32, 0.1), 90, swing)) > 0).all()
 
 
 def test_the_bass_follows_the_key():
@@ -162,7 +164,7 @@ def test_patterns_say_what_makes_a_style():
 def test_every_piece_of_every_kit_sounds():
     for style in KITS:
         for piece in PIECES:
-            x = shot(piece, style, 0, SR)
+            x = make_stroke(piece, style, 0, SR)
             assert np.isfinite(x).all() and 0.1 < np.abs(x).max() <= 1 and abs(x[-1]) < 0.01
             with pytest.raises(ValueError, match="read-only"): x[0] = 1
     for style, parts in PATTERNS.items():

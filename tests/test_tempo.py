@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rap_analyzer.music.arrangement import beats
 from rap_analyzer.music.audio import Clip, save, sections
 from rap_analyzer.music.catalog import GENRES, tracks
-from rap_analyzer.music.render import SR, beats, render
+from rap_analyzer.music.render import SR, render
 from rap_analyzer.music.tempo import GRID, Tempo, odds, onsets, path, ranked, tempo, tempo_of, weigh, weights
 
 ROOT = Path(__file__).resolve().parents[1]
