@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'LabError', 'Section', 'LabSection', 'CatalogSection', 'SearchSection', 'PostgresSection', 'ValkeySection',
-           'ApiSection', 'JupyterSection', 'Settings', 'allowed', 'load', 'find_settings', 'settings', 'rap',
-           'progress']
+           'ApiSection', 'JupyterSection', 'Settings', 'describe_allowed', 'read_settings', 'find_settings', 'settings',
+           'shell_command', 'progress']
 
 # %% ../nbs/lab/10_core.ipynb #716ede04
 import configparser
@@ -107,7 +107,7 @@ class Settings(BaseModel):
         return self.catalog.tracks if self.lab.profile == "full" else self.catalog.smoke_tracks
 
 # %% ../nbs/lab/10_core.ipynb #4bf37b26
-def allowed(field: FieldInfo) -> str:
+def describe_allowed(field: FieldInfo) -> str:
     "What a setting may be, in words: taken from its type and its range."
     kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     kind, choices = field.annotation, get_args(field.annotation)
@@ -137,7 +137,7 @@ def _overrides(raw: dict[str, dict[str, str]], env: Mapping[str, str]) -> dict[t
 SECTIONS: dict[str, type[Section]] = {n: f.annotation for n, f in Settings.model_fields.items() if n != "root"}
 
 # %% ../nbs/lab/10_core.ipynb #ab8c17d7
-def _complain(file: Path, section: str, raw: dict[str, str], error: ValidationError, env_name: str | None) -> LabError:
+def _explain(file: Path, section: str, raw: dict[str, str], error: ValidationError, env_name: str | None) -> LabError:
     "The first problem of a section, as one sentence."
     first = error.errors()[0]
     key, model = str(first["loc"][0]), SECTIONS[section]
@@ -146,10 +146,10 @@ def _complain(file: Path, section: str, raw: dict[str, str], error: ValidationEr
         near = difflib.get_close_matches(key, model.model_fields, n=1)
         hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(model.model_fields)}."
         return LabError(f"{file.name} [{section}] has no key {key!r}: {hint}")
-    return LabError(f"{where} = {raw[key]!r}: expected {allowed(model.model_fields[key])}.")
+    return LabError(f"{where} = {raw[key]!r}: expected {describe_allowed(model.model_fields[key])}.")
 
 # %% ../nbs/lab/10_core.ipynb #375dbbff
-def load(
+def read_settings(
     file: str | Path,  # a settings.ini; may be absent, then every default holds
     env: Mapping[str, str] = os.environ,  # where RAP_* overrides are looked up
 ) -> Settings:  # raises LabError naming section, key and what is allowed
@@ -168,7 +168,7 @@ def load(
         try: checked[section] = SECTIONS[section](**values)
         except ValidationError as e:
             name = came_from.get((section, str(e.errors()[0]["loc"][0])))
-            raise _complain(file, section, values, e, name) from None
+            raise _explain(file, section, values, e, name) from None
     return Settings(root=file.parent.resolve(), **checked)
 
 # %% ../nbs/lab/10_core.ipynb #2e62e9b4
@@ -185,10 +185,10 @@ def find_settings(start: str | Path | None = None) -> Path:  # the settings.ini 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     "The settings in force, read once per process; `settings.cache_clear()` reads them again."
-    return load(find_settings())
+    return read_settings(find_settings())
 
 # %% ../nbs/lab/10_core.ipynb #48900db8
-def rap(
+def shell_command(
     words: str = "",  # what is typed behind it: lab up
 ) -> str:  # to be pasted in the project's root
     "Our command as it can be typed there, whether the environment is activated or not."

@@ -38,7 +38,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .core import LabError, rap, settings
+from .core import LabError, settings, shell_command
 
 # %% ../nbs/lab/40_exercises.ipynb #49e79d16
 MESSAGES = {
@@ -112,7 +112,7 @@ def words(
     "A message in the language of RAP_LANGUAGE, else in English."
     text = translated(os.environ.get("RAP_LANGUAGE", "en")).get(id) or MESSAGES.get(id, default)
     if text is None: raise LookupError(f"no message is called {id!r}")
-    if "{rap}" in text: fields["rap"] = rap()
+    if "{rap}" in text: fields["rap"] = shell_command()
     return text.format(**fields) if fields else text
 
 # %% ../nbs/lab/40_exercises.ipynb #2035fa02

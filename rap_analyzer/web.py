@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
-from .core import LabError, allowed
+from .core import LabError, describe_allowed
 
 # %% ../nbs/lab/75_web.ipynb #aeddc752
 @contextmanager
@@ -74,7 +74,7 @@ def explain_problem(
         near = difflib.get_close_matches(name, fields, n=1)
         return f"there is no parameter {name[:40]!r}", f"did you mean {near[0]}?" if near else f"allowed: {', '.join(fields)}"
     if name == "body" or kind == "json_invalid": return "expected a JSON object as the body", hint
-    want = allowed(fields[name]) if name in fields else problem["msg"]
+    want = describe_allowed(fields[name]) if name in fields else problem["msg"]
     if kind == "missing": return f"{name} is missing: expected {want}", hint
     return f"{name} = {str(problem['input'])[:40]!r}: expected {want}", hint
 

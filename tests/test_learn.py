@@ -422,14 +422,14 @@ def test_commands_in_messages_can_be_pasted(home, tmp_path, monkeypatch, path, s
     monkeypatch.setenv("RAP_SETTINGS", str(tmp_path / "repo" / "settings.ini"))
     monkeypatch.setenv("PATH", str(tmp_path / path) if path else "/nowhere")
     settings.cache_clear()
-    assert core.rap("lab up") == f"{spelt} lab up" and learn.words("offer.next").endswith(f": {spelt} learn next")
+    assert core.shell_command("lab up") == f"{spelt} lab up" and learn.words("offer.next").endswith(f": {spelt} learn next")
     assert learn.next_text().splitlines()[-1] == f"{spelt} learn start {learn.next_exercise().id}"
     (tmp_path / "repo" / ".venv" / "bin" / "rap-analyzer").unlink()
-    assert core.rap() == "rap-analyzer"
+    assert core.shell_command() == "rap-analyzer"
 
 
 def test_no_message_spells_the_command_by_itself():
-    "Whatever is said to a reader asks `core.rap` (or says {rap}); documents may name it bare."
+    "Whatever is said to a reader asks `core.shell_command` (or says {rap}); documents may name it bare."
     import ast
     bad = []
     for file in (settings().root / "rap_analyzer").rglob("*.py"):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..core import LabError, rap, settings
+from ..core import LabError, settings, shell_command
 from ..ledger import last
 
 # %% ../../nbs/decisions/10_adr.ipynb #ab4eb965
@@ -96,7 +96,7 @@ def reference(key: str, where: str | Path | None = None) -> dict:
     "A reference run."
     file = Path(where or results()) / f"{key}.json"
     if not file.exists():
-        raise LabError(f"no reference run {key!r} in {file.parent.name}/: measure it, then {rap(f'adr publish {key}')}.")
+        raise LabError(f"no reference run {key!r} in {file.parent.name}/: measure it, then {shell_command(f'adr publish {key}')}.")
     return json.loads(file.read_text(encoding="utf-8"))
 
 # %% ../../nbs/decisions/10_adr.ipynb #d1c8effb
@@ -158,7 +158,7 @@ def export(
     stale = ours - set(pages)                                                             # a page written by hand stays
     wrong = [n for n, text in pages.items() if not (folder / n).exists() or (folder / n).read_text(encoding="utf-8") != text]
     if check and (differ := sorted(stale | set(wrong))):
-        raise LabError(f"adr/ is not what the notebooks say ({', '.join(differ)}): run {rap('adr export')}.")
+        raise LabError(f"adr/ is not what the notebooks say ({', '.join(differ)}): run {shell_command('adr export')}.")
     if not check:
         folder.mkdir(parents=True, exist_ok=True)
         for name in stale: (folder / name).unlink()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import LabError, progress, rap
+from ..core import LabError, progress, shell_command
 from ..music.analyzers import Analyses
 from ..music.audio import MAX_BYTES
 from ..music.batch import analyze_files
@@ -112,7 +112,7 @@ def __repr__(report: FolderReport) -> str:
             f"{report.copies:,} copies, {report.refused:,} refused; {report.seconds:.0f} s")
     lines = [f"  {r.file}: {r.text}" for r in report.refusals[:10]]
     if report.refused > 10: lines.append(f"  ... and {report.refused - 10:,} more; all by reason: {dict(report.why.most_common())}")
-    if report.model_id: lines.append(f"  what is near: {rap(f'similar ID --model {report.model_id}')}")
+    if report.model_id: lines.append(f"  what is near: {shell_command(f'similar ID --model {report.model_id}')}")
     if report.without_vector: lines.append(f"  {report.without_vector:,} without an embedding: they are found by their words only")
     return "\n".join([head, *lines])
 

@@ -14,7 +14,7 @@ from base64 import b64encode
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from ..core import LabError, rap
+from ..core import LabError, shell_command
 from ..runs import last
 from ..search.routes import fetch_tracks
 from ..search.store import Store
@@ -97,7 +97,7 @@ HOME = """<main><h1>Which tracks are like this one?</h1>
 def cite_measurement(store: Store) -> str:
     "What this machine's ledger says about the search, in one sentence."
     try: run = last("search.speedup", store.lab.home)
-    except LabError: return f"Nothing is measured on this machine yet: run {rap('bench search')}."
+    except LabError: return f"Nothing is measured on this machine yet: run {shell_command('bench search')}."
     recall = f", at recall {run.recall:.3f}" if "recall" in run.values else ""
     return (f"Measured on this machine: the obvious query takes {run.p50:,.0f} times as long as this search{recall} "
             f"({run.measured_at[:10]}, synthetic catalog).")

@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from prometheus_client import exposition
 from pydantic import BaseModel
 
-from ..core import LabError, rap
+from ..core import LabError, shell_command
 from ..search.sessions import Query
 from ..search.store import Store
 from ..web import describe_errors, error_response, wait_at_most
@@ -33,7 +33,7 @@ async def check_server(question: Awaitable, patience_s: float = 1) -> str:  # "o
 async def ping_valkey(store: Store) -> None:
     "Ask Valkey for a PONG."
     try: address = store.lab.redis_url
-    except KeyError: raise LabError(f"was never started: run {rap('lab up')}.") from None
+    except KeyError: raise LabError(f"was never started: run {shell_command('lab up')}.") from None
     async with redis.asyncio.from_url(address, socket_timeout=1, socket_connect_timeout=1) as r: await r.ping()
 
 # %% ../../nbs/platform/20_routes.ipynb #3334ba1c

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ..core import rap, settings
+from ..core import settings, shell_command
 from .advice import Recommendation, amdahl_limit, issue
 from .index import check_model, method
 from .instruments import Statement, Table, VectorIndex, own_ms
@@ -126,7 +126,7 @@ def search_width(p: Profile) -> Iterator[Recommendation]:
     w = p.width
     if "enough" not in w: return
     known = f"recall {w['recall']:.3f} at ef={w['ef']}, {w['enough_recall']:.3f} at ef={w['enough']} (target {w['target']:g})"
-    check = f"on {w['questions']} questions; confirm on more before you keep it: {rap('bench search')}"
+    check = f"on {w['questions']} questions; confirm on more before you keep it: {shell_command('bench search')}"
     change = (("[search] ef", str(w["enough"])),)
     if w["recall"] < w["target"] - 0.02:
         yield Recommendation(
@@ -201,7 +201,7 @@ def cache_worth(p: Profile) -> Iterator[Recommendation]:
     if c["errors"] + c["skipped"]:
         yield Recommendation(
             "cache", "Valkey does not answer", f"{c['errors']} requests waited in vain, {c['skipped']} went past it",
-            p.share("cache"), "hits again", settings=(("Valkey", f"start it: {rap('lab up')}"),))
+            p.share("cache"), "hits again", settings=(("Valkey", f"start it: {shell_command('lab up')}"),))
     elif c["misses"] and p.parts["cache"] > (saved := hits * (p.parts["driver"] + p.parts["server"]) * n / c["misses"]):
         yield Recommendation(
             "cache", "take the cache away: it takes more time than it saves", f"{known}; looking and keeping takes "

@@ -19,7 +19,7 @@ from psycopg import errors
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from ..core import LabError, rap, settings
+from ..core import LabError, settings, shell_command
 from ..lab import Lab
 
 # %% ../../nbs/performance/08_sessions.ipynb #8f164c18
@@ -92,10 +92,10 @@ def plain(error: psycopg.Error) -> LabError | None:  # None: not the reader's to
         limit = settings().postgres.statement_timeout_s
         return LabError(f"the query took longer than {limit:.0f} s and was cancelled ([postgres] statement_timeout_s).")
     if isinstance(error, errors.UndefinedTable):
-        return LabError(f"the database has no tables yet: run ./scripts/lab, or {rap('lab up')}.")
+        return LabError(f"the database has no tables yet: run ./scripts/lab, or {shell_command('lab up')}.")
     if isinstance(error, errors.DiskFull): return LabError("the disk is full: nothing was written.")
     if isinstance(error, psycopg.OperationalError):
-        return LabError(f"PostgreSQL does not answer ({str(error).splitlines()[0][:120]}): run {rap('lab up')}.")
+        return LabError(f"PostgreSQL does not answer ({str(error).splitlines()[0][:120]}): run {shell_command('lab up')}.")
     return None
 
 
