@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MESSAGES', 'DIRECTIVE', 'CHILD_TELL', 'CHILD_RUN', 'CHILD_STAY', 'CHILD_END', 'CHILD', 'MOST_PROCESSES',
-           'KEPT_OUTPUT', 'KEPT_ANSWER', 'MARK', 'Ask', 'KINDS', 'translated', 'words', 'Cell', 'read', 'split_task',
-           'literals', 'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'Outcome', 'run_apart', 'kind_of',
-           'plain', 'akin', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of', 'Memo',
+           'KEPT_OUTPUT', 'KEPT_ANSWER', 'MARK', 'FORK_CHILD', 'FORK_SERVER', 'FORK_LOOP', 'FORK', 'WORTH_IMPORTING',
+           'Ask', 'KINDS', 'translated', 'words', 'Cell', 'read', 'split_task', 'literals', 'Exercise', 'load_exercise',
+           'ids', 'exercises', 'exercise', 'Outcome', 'Forked', 'Warm', 'warm_servers', 'run_apart', 'kind_of', 'plain',
+           'akin', 'differs', 'short', 'rows_differ', 'map_differs', 'Check', 'space_of', 'answers_of', 'Memo',
            'copier', 'rival_answers', 'judge_function', 'call', 'question', 'alike', 'strange', 'fitting', 'speaking',
            'ruled', 'about_belief', 'hint', 'Verdict', 'wrap', 'verdict_html', 'bare', 'program', 'same_code',
            'from_history', 'judge', 'run_behind', 'why', 'harmless', 'drawn', 'failed_to_run', 'only_to_look_at',
@@ -351,7 +352,7 @@ def _crowded(pid: int) -> bool:
     return False
 
 # %% ../nbs/lab/40_exercises.ipynb #b4861881
-def _listen(child: subprocess.Popen, answer: int, end: float) -> tuple[str, bytes, bytes]:
+def _listen(child: "subprocess.Popen | Forked", answer: int, end: float) -> tuple[str, bytes, bytes]:
     "Read both pipes until the child is gone, late or too many; returns what was wrong, the answer, and what was printed."
     most = {answer: KEPT_ANSWER, child.stdout.fileno(): KEPT_OUTPUT}
     kept, look = {fd: bytearray() for fd in most}, time.monotonic() + 0.3
@@ -375,10 +376,11 @@ def _listen(child: subprocess.Popen, answer: int, end: float) -> tuple[str, byte
 MARK = "RAP_EXERCISE_RUN"
 
 
-def _end_all(child: subprocess.Popen, mark: str) -> None:
+def _end_all(child: "subprocess.Popen | Forked", mark: str) -> None:
     "End the child, its group, and those that left the group."
     import psutil
-    with suppress(ProcessLookupError, PermissionError): os.killpg(child.pid, signal.SIGKILL)
+    for end in [os.killpg, os.kill] if child.poll() is None else [os.killpg]:          # it may not lead a group yet
+        with suppress(ProcessLookupError, PermissionError): end(child.pid, signal.SIGKILL)
     child.wait(10)
     for _ in range(20):
         left = []
@@ -401,6 +403,153 @@ def _servers() -> list[str]:
     given = [os.environ.get(name, "") for name in ("DATABASE_URL", "DATABASE_ADMIN_URL", "REDIS_URL")]
     return [h for g in given for h in (urlsplit(g).hostname, *re.findall(r"\bhost=([^\s/]+)", g)) if h]
 
+# %% ../nbs/lab/40_exercises.ipynb #b6e2d002
+FORK_CHILD = '''
+import ctypes, json, linecache, os, resource, select, signal, sys, time, traceback
+libc, blank = ctypes.CDLL(None), "RAP_EXERCISE_NOT="                  # as long as the mark that is written over it
+libc.getenv.restype = ctypes.c_void_p
+def become(here, code, leave=os._exit):
+    os.setsid(), os.chdir(here)
+    env, at = json.load(open("env.json", encoding="utf-8")), libc.getenv(blank[:-1].encode())
+    mark = f"RAP_EXERCISE_RUN={env['RAP_EXERCISE_RUN']}".encode()
+    ctypes.memmove(at - len(blank), mark, len(mark))                  # /proc/PID/environ, by which a run is found
+    os.environ.clear(), os.environ.update(env)
+    null, printed, answer = [os.open(p, how | os.O_NONBLOCK) for p, how in ((os.devnull, 0), ("printed", 1), ("answer", 1))]
+    for fd, to in ((null, 0), (printed, 1), (printed, 2)): os.dup2(fd, to), os.set_blocking(to, True)
+    os.set_blocking(answer, True), os.closerange(3, answer), os.closerange(answer + 1, 1_000)
+    for name in ("env.json", "printed", "answer", "status"): os.unlink(name)
+    if "numpy" in sys.modules: sys.modules["numpy"].random.seed()     # the module `random` does so by itself
+    if "rap_analyzer.core" in sys.modules: sys.modules["rap_analyzer.core"].settings.cache_clear()
+    sys.argv[:] = "-c", str(answer), "job.json"
+    try: exec(code, sys.modules["__main__"].__dict__)
+    except BaseException: sys.excepthook(*sys.exc_info())
+    finally:
+        try: sys.stdout.flush()
+        finally: leave(1)
+'''
+
+# %% ../nbs/lab/40_exercises.ipynb #b6e2d003
+FORK_SERVER = '''
+def begin(here, *names):
+    tell = os.open(here + "/status", os.O_WRONLY | os.O_NONBLOCK)
+    for name in names:
+        try: __import__(name)
+        except Exception: pass                                        # the program will be told
+    pid = os.fork() if len(os.listdir("/proc/self/task")) == 1 else None
+    if pid == 0:
+        try: become(here, child)
+        finally: os._exit(1)
+    return pid, tell
+def ended(pid, tell):
+    try: os.write(tell, b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    except OSError: pass                                              # nobody waits for it any more
+    os.close(tell)
+def asked(running, poll, line):
+    try: pid, tell = begin(*line.decode().split("\\t"))
+    except OSError: return
+    if not pid: return os.close(tell)
+    os.write(tell, b"%d\\n" % pid)
+    running[fd := os.pidfd_open(pid)] = pid, tell
+    poll.register(fd, select.POLLIN)
+'''
+
+# %% ../nbs/lab/40_exercises.ipynb #b6e2d004
+FORK_LOOP = '''
+running, poll, rest = {}, select.poll(), b""
+poll.register(0, select.POLLIN)
+while True:
+    for fd, _ in poll.poll():
+        if fd in running:
+            poll.unregister(fd), ended(*running.pop(fd)), os.close(fd)
+        else:
+            data = os.read(0, 65_536)
+            *lines, rest = (rest + data).split(b"\\n")
+            for line in lines: asked(running, poll, line)
+            if not data:
+                for pid, _ in running.values():
+                    try: os.killpg(pid, signal.SIGKILL)
+                    except OSError: pass
+                os._exit(0)
+'''
+FORK = f"{FORK_CHILD}{FORK_SERVER}child = compile({CHILD!r}, '<string>', 'exec')\n{FORK_LOOP}"
+
+# %% ../nbs/lab/40_exercises.ipynb #b6e2d005
+class Forked:
+    "A child of a fork server, with as much of Popen as is used here; OSError if the server makes none."
+
+    def __init__(self, server: int, here: str, modules: Sequence[str]) -> None:
+        for name in ("answer", "printed", "status"): os.mkfifo(f"{here}/{name}")
+        ends = [os.open(f"{here}/{name}", os.O_RDONLY | os.O_NONBLOCK) for name in ("answer", "printed", "status")]
+        self.answer, self._status, self._said, self.returncode = ends[0], os.fdopen(ends[2], "rb", 0), b"", None
+        self.stdout = os.fdopen(ends[1], "rb", 0)
+        try: self.pid = self._number(10) if os.write(server, "\t".join([here, *modules]).encode() + b"\n") else None
+        except BrokenPipeError: self.pid = None
+        if self.pid is None: os.close(ends[0]), self.stdout.close(), self._status.close(); raise OSError("no fork server")
+
+    def _number(self, seconds: float) -> int | None:
+        "The next number that the server tells about this child: the pid, then the exit code. None if there is none in time."
+        with selectors.DefaultSelector() as status:
+            status.register(self._status, selectors.EVENT_READ)
+            while b"\n" not in self._said and status.select(seconds) and (data := self._status.read(99)): self._said += data
+        number, found, self._said = self._said.partition(b"\n")
+        return int(number) if found else None
+
+    def wait(self, seconds: float = 0) -> int | None:
+        "The exit code, if the child ends in time."
+        if self.returncode is None:
+            self.returncode = self._number(seconds)
+            if self.returncode is not None: self._status.close()
+        return self.returncode
+
+    poll = wait
+
+# %% ../nbs/lab/40_exercises.ipynb #b6e2d006
+class Warm:
+    "A fork server. It starts with its first fork, and exits when it is closed or its parent is gone."
+
+    def __init__(self) -> None: self._server, self._lock = None, threading.Lock()
+
+    def fork(self, here: str, environment: dict[str, str], modules: Sequence[str]) -> Forked:
+        "A child that runs the job in a folder; OSError if there is none."
+        Path(here, "env.json").write_text(json.dumps(environment))
+        with self._lock:
+            blank = {k: v for k, v in environment.items() if k != MARK} | {"RAP_EXERCISE_NOT": "0" * len(environment[MARK])}
+            self._server = self._server or subprocess.Popen(
+                [sys.executable, "-I", "-c", FORK], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                cwd="/", start_new_session=True, env=blank)
+        return Forked(self._server.stdin.fileno(), here, modules)
+
+    def close(self) -> None:
+        "End the server, and whatever it has started."
+        if not self._server: return
+        self._server.stdin.close()
+        try: self._server.wait(5)
+        except subprocess.TimeoutExpired: self._server.kill(), self._server.wait()
+
+# %% ../nbs/lab/40_exercises.ipynb #b6e2d007
+WORTH_IMPORTING = re.compile(r"^\s*(?:from|import)\s+(numpy|rap_analyzer\.music\.\w+)\b", re.M)
+
+
+def warm_servers(most: int = 3) -> list[Warm]:  # none where a fork is unsuitable
+    "Fork servers for the runs of one judgement: each has a hash seed of its own."
+    able = sys.platform == "linux" and hasattr(os, "pidfd_open") and os.environ.get("RAP_EXERCISE_FORK") != "0"
+    return [Warm() for _ in range(most)] if able else []
+
+
+def _start(here: str, environment: dict, warm: Warm | None, texts: Sequence[str]) -> tuple[subprocess.Popen | Forked, int]:
+    "A child, forked or fresh, and the end of the pipe on which it answers."
+    if warm:
+        with suppress(OSError):
+            child = warm.fork(here, environment, sorted({name for text in texts for name in WORTH_IMPORTING.findall(text)}))
+            return child, child.answer
+    answer, theirs = os.pipe()
+    try:
+        return subprocess.Popen([sys.executable, "-I", "-c", CHILD, str(theirs), str(Path(here, "job.json"))], cwd=here,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[theirs],
+                                start_new_session=True, env=environment), answer
+    except OSError: os.close(answer); raise
+    finally: os.close(theirs)
+
 # %% ../nbs/lab/40_exercises.ipynb #a266440b
 Ask = tuple[str, str, list | None]  # what is asked, in words; a name; its arguments, or None for the value itself
 
@@ -410,22 +559,17 @@ def run_apart(
     asks: Sequence[Ask] = (),  # what to ask afterwards
     seconds: float = 10,  # how long it may take
     memory_mb: int = 2_048,  # how much memory it may use (where the system can limit that)
+    warm: Iterator[Warm] | None = None,  # servers to fork from, one for each run
 ) -> Outcome:
     "Run somebody's code in a process of its own and ask it questions."
     mark, began = secrets.token_hex(8), time.monotonic()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as here:
-        job = Path(here) / "job.json"
-        job.write_text(json.dumps({"cells": list(cells), "asks": list(asks), "memory_mb": memory_mb, "seconds": seconds,
-                                   "hosts": _servers()}))
-        answer, theirs = os.pipe()
-        try:
-            child = subprocess.Popen([sys.executable, "-I", "-c", CHILD, str(theirs), str(job)], stdin=subprocess.DEVNULL,
-                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[theirs], cwd=here,
-                                     start_new_session=True, env=_environment(mark, here))
-            os.close(theirs)
-            try: wrong, said, printed = _listen(child, answer, began + seconds)
-            finally: _end_all(child, mark), child.stdout.close()
-        finally: os.close(answer)
+        job = {"cells": list(cells), "asks": list(asks), "memory_mb": memory_mb, "seconds": seconds, "hosts": _servers()}
+        Path(here, "job.json").write_text(json.dumps(job))
+        server = next(warm, None) if warm else None
+        child, answer = _start(here, _environment(mark, here), server, [text for _, text in cells])
+        try: wrong, said, printed = _listen(child, answer, began + seconds)
+        finally: _end_all(child, mark), child.stdout.close(), os.close(answer)
     about = {"seconds": seconds, "memory_mb": memory_mb, "most": MOST_PROCESSES} | _reached(said, cells, time.monotonic())
     return _outcome(wrong, said, printed.decode("utf-8", "replace"), child.returncode, time.monotonic() - began, about)
 
@@ -803,16 +947,16 @@ def judge(
     if same_code(cells[-1][1], ex.again[1] if again else ex.stub): return Verdict(ex.id, "not_attempted", (untouched,))
     seed, memo, own = secrets.randbelow(10**6) if seed is None else seed, memo or Memo(), space_of(ex.checker)
     cases, fresh = memo.get((again, "cases"), lambda: drawn(own["again"] if again else own, seed))
-    own = own["again"] if again else own
+    own, warm = own["again"] if again else own, iter(memo.get("warm", tuple))
     asks = [(question(own, c), own["name"], list(c)) for c in cases] if cases else own.get("asks", [])
-    out = run_apart(cells, asks(random.Random(seed)) if callable(asks) else asks, ex.budget_s)
+    out = run_apart(cells, asks(random.Random(seed)) if callable(asks) else asks, ex.budget_s, warm=warm)
     if out.error: return failed_to_run(ex, out, trace)
     checks = [Check(words("check.runs"), True)]
     evidence = {"seed": seed, **out.facts, **({"questions": len(cases), "fresh": fresh} if cases else {}), **before}
     if cases: checks += judge_function(ex, own, out.got, cases, fresh, seed, memo)
     if "judge" in own: checks += judged(ex, own["judge"]([*map(harmless, out.got)], random.Random(seed), evidence))
     if "trial" in own and all(c.ok for c in checks):
-        checks += judged(ex, own["trial"](partial(run_behind, cells), random.Random(seed), evidence))
+        checks += judged(ex, own["trial"](partial(run_behind, cells, warm=warm), random.Random(seed), evidence))
     return Verdict(ex.id, "pass" if all(c.ok for c in checks) else "fail", tuple(only_to_look_at(ex, checks)), evidence)
 
 # %% ../nbs/lab/40_exercises.ipynb #2be0fcdb
@@ -820,7 +964,7 @@ def run_behind(
     cells: Sequence[tuple[int, str]],  # the learner's program
     code: str,  # the author's cell, run after it
     asks: Sequence[Ask] = (),  # what to ask afterwards
-    **limits: float,  # seconds, memory_mb
+    **limits: object,  # seconds, memory_mb; the servers to fork from
 ) -> Outcome:
     "The learner's program put to work, in a fresh process."
     return run_apart([*cells, (cells[-1][0] + 1, code)], asks, **limits)
@@ -874,27 +1018,42 @@ def judged(ex: Exercise, checks: Iterator[Check]) -> Iterator[Check]:
 # %% ../nbs/lab/40_exercises.ipynb #e82a87d1
 def verify(ex: Exercise, seed: int | None = None) -> dict:  # id, seed, seconds, problems
     "Hold an exercise to its word, with one seed for all of its answers."
-    from concurrent.futures import ThreadPoolExecutor
-    began, problems = time.monotonic(), []
-    given, memo, seed = list(enumerate(ex.given, 1)), Memo(), secrets.randbelow(10**6) if seed is None else seed
+    began, warm, memo = time.monotonic(), warm_servers(), Memo()
+    given, seed = list(enumerate(ex.given, 1)), secrets.randbelow(10**6) if seed is None else seed
+    memo.get("warm", lambda: warm)
     def run(code: str, again: bool = False) -> Verdict:
         return judge(ex, [*given, (len(given) + 1, code)], seed, again=again, memo=memo)
-    def whole(v: Verdict) -> str: return f"{v.state}: {'; '.join(c.message for c in v.checks if not c.ok)}"
+    try: problems = [*_right_ones(ex, run), *_wrong_ones(ex, run)]
+    finally:
+        for w in warm: w.close()
+    return {"id": ex.id, "slug": ex.slug, "ok": not problems, "problems": problems, "wrong": len(ex.wrong) + len(ex.wrong_again),
+            "measured": ex.measured, "seed": seed, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _whole(v: Verdict) -> str: return f"{v.state}: {'; '.join(c.message for c in v.checks if not c.ok)}"
+
+# %% ../nbs/lab/40_exercises.ipynb #b6e2d008
+def _right_ones(ex: Exercise, run: Callable[..., Verdict]) -> Iterator[str]:
+    "What is wrong with the stub, the solution, and the same in other clothes."
+    given = list(enumerate(ex.given, 1))
     clean = run_apart([*given, (len(given) + 1, ex.stub)], [], ex.budget_s)
-    if clean.error: problems.append(f"its stub does not run clean ({clean.error}: {clean.about.get('message', '')})")
-    if (v := run(ex.stub)).state != "not_attempted": problems.append(f"its stub is {v.state}")
-    if (v := run(ex.solution)).state != "pass": problems.append(f"its solution does not pass: {whole(v)}")
-    if tried := v.evidence.get("outside"): problems.append(f"its solution wants the network: {', '.join(tried)}")
-    wrong = [(n, again, *bc) for again in (True, False) for n, bc in (ex.wrong_again if again else ex.wrong).items()]
+    if clean.error: yield f"its stub does not run clean ({clean.error}: {clean.about.get('message', '')})"
+    if (v := run(ex.stub)).state != "not_attempted": yield f"its stub is {v.state}"
+    if (v := run(ex.solution)).state != "pass": yield f"its solution does not pass: {_whole(v)}"
+    if tried := v.evidence.get("outside"): yield f"its solution wants the network: {', '.join(tried)}"
     if ex.again[0] and (states := [run(code, True).state for code in ex.again]) != ["pass", "not_attempted"]:
-        problems.append(f"in other clothes its solution and its stub are {states}")
+        yield f"in other clothes its solution and its stub are {states}"
+
+
+def _wrong_ones(ex: Exercise, run: Callable[..., Verdict]) -> Iterator[str]:
+    "Which wrong answers are not refused, or not for what they believe."
+    from concurrent.futures import ThreadPoolExecutor
+    wrong = [(n, again, *bc) for again in (True, False) for n, bc in (ex.wrong_again if again else ex.wrong).items()]
     with ThreadPoolExecutor(1 if ex.measured else 3) as pool: verdicts = list(pool.map(lambda w: run(w[3], w[1]), wrong))
     for v, (name, _, belief, _) in zip(verdicts, wrong, strict=True):
-        if v.state != "fail": problems.append(f"wrong answer {name!r} should fail: {whole(v)}")
+        if v.state != "fail": yield f"wrong answer {name!r} should fail: {_whole(v)}"
         elif belief not in (told := {c.belief for c in v.checks if not c.ok}):
-            problems.append(f"wrong answer {name!r} should be told about {belief!r}, was told about {sorted(told)}")
-    return {"id": ex.id, "slug": ex.slug, "ok": not problems, "problems": problems, "wrong": len(wrong),
-            "measured": ex.measured, "seed": seed, "seconds": round(time.monotonic() - began, 1)}
+            yield f"wrong answer {name!r} should be told about {belief!r}, was told about {sorted(told)}"
 
 # %% ../nbs/lab/40_exercises.ipynb #a36e42ae
 def lint(ex: Exercise) -> list[str]:  # one sentence each

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +46,30 @@ def ex():
     return exercise("21.1")
 
 
+WALL = []                                                                # the server to fork from, in tests of both ways
+
+
+@pytest.fixture(scope="module")
+def server():
+    warm = exercises.Warm()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(params=["fresh", "forked"])
+def wall(request):
+    "A program starts in a fresh interpreter, or as a fork."
+    if request.param == "forked":
+        if not exercises.warm_servers(): pytest.skip("this system has no pidfd_open")
+        WALL[:] = [request.getfixturevalue("server")]
+    yield request.param
+    WALL.clear()
+
+
 def verdict(ex, code, **more):
-    return judge(ex, [(1, code)], **more)
+    memo = exercises.Memo()
+    memo.get("warm", lambda: WALL * 3)
+    return judge(ex, [(1, code)], **{"memo": memo, **more})
 
 
 def said(v):
@@ -67,7 +91,7 @@ def alive(mark=None):
 @pytest.mark.parametrize("code", [
     RIGHT, RIGHT + "print('hello')", "import numpy as np\n" + RIGHT.replace("return ", "return np.float64(1) * "),
     RIGHT.replace("#| task 21.1\n", "")])
-def test_a_right_answer_passes(ex, code):
+def test_a_right_answer_passes(wall, ex, code):
     v = verdict(ex, code)
     assert v.state == "pass", v
     assert v.evidence["fresh"] == 6 and v.evidence["questions"] == 6 + len(space_of(ex.checker)["cases"])
@@ -102,7 +126,7 @@ def test_a_list_that_holds_itself(ex):
     "import os\nos.closerange(0, 100)",
     "import os\nos._exit = lambda code: None",
 ])
-def test_patches_stay_on_their_side(ex, attack):
+def test_patches_stay_on_their_side(wall, ex, attack):
     before = exercises.differs, exercises.math.isclose, exercises.json.dumps, len
     v = verdict(ex, attack + "\n" + WRONG.format("7.3"))
     assert v.state in ("fail", "error"), v
@@ -121,7 +145,7 @@ def test_patches_stay_on_their_side(ex, attack):
     "import builtins, sys, _socket\nbuiltins.len = builtins.any = lambda *_: 0\nsys.addaudithook = None\n"
     "_socket.socket().connect(('192.0.2.1', 80))",
 ])
-def test_nothing_outside_is_reached(ex, code):
+def test_nothing_outside_is_reached(wall, ex, code):
     began = time.monotonic()
     v = verdict(ex, code)
     assert (v.state, v.evidence.get("error")) == ("error", "network"), v
@@ -141,7 +165,7 @@ def test_who_does_without_the_network_is_judged_by_the_answer(ex):
     assert any("wants the network: 192.0.2.1" in p for p in verify(replace(ex, solution=code + RIGHT))["problems"])
 
 
-def test_this_machine_can_be_reached(ex, tmp_path, monkeypatch):
+def test_this_machine_can_be_reached(wall, ex, tmp_path, monkeypatch):
     import socket
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(tmp_path / "s"))
@@ -181,7 +205,7 @@ def test_this_machine_can_be_reached(ex, tmp_path, monkeypatch):
     ("class E(Exception):\n    def __str__(self): raise E\ndef recall(f, t): raise E", "raised", "E: no message"),
     ("import threading, time\nthreading.Thread(target=time.sleep, args=[60]).start()\n" + WRONG.format("0.5"), "", "recall"),
 ])
-def test_every_way_to_stop_is_told(ex, code, error, says, monkeypatch):
+def test_every_way_to_stop_is_told(wall, ex, code, error, says, monkeypatch):
     quick = ex.__class__(**{**vars(ex), "budget_s": 2})
     began = time.monotonic()
     v = verdict(quick, code)
@@ -214,20 +238,20 @@ def test_a_traceback_is_shown_when_asked_for(ex):
     assert "trace" not in verdict(ex, code).as_dict()
 
 
-def test_memory_is_limited(ex):
+def test_memory_is_limited(wall, ex):
     if os.uname().sysname != "Linux": pytest.skip("only Linux limits the address space")
     v = verdict(ex, "x = bytearray(8 * 2**30)")
     assert v.evidence["error"] == "memory" and "MB of memory" in said(v)
 
 
-def test_a_hundred_megabytes_of_prints_are_heard_and_forgotten(ex):
+def test_a_hundred_megabytes_of_prints_are_heard_and_forgotten(wall, ex):
     loud = "for _ in range(100): print('x' * 1_000_000)\n"
     assert verdict(ex, loud + RIGHT).state == "pass"
     v = verdict(ex, loud + "def recall(f, t): return 1 / 0")
     assert v.state == "error" and len(repr(v)) < 3_000
 
 
-def test_files_are_limited_and_stay_in_their_folder(ex):
+def test_files_are_limited_and_stay_in_their_folder(wall, ex):
     v = verdict(ex, "with open('big', 'wb') as f:\n    for _ in range(100): f.write(bytes(2**20))")
     assert v.state == "error"
     assert not Path("big").exists()
@@ -235,25 +259,85 @@ def test_files_are_limited_and_stay_in_their_folder(ex):
 
 # ---- processes
 
-def test_children_end_with_the_run(ex):
+def test_children_end_with_the_run(wall, ex):
     code = ("import subprocess, sys\nsleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
             "for new in (False, True): subprocess.Popen(sleep, start_new_session=new)\n")
     assert verdict(ex, code + RIGHT).state == "pass"
     assert not alive()
 
 
-def test_too_many_processes_are_ended_together(ex):
+def test_too_many_processes_are_ended_together(wall, ex):
     bomb = "import os, time\nfor _ in range(150):\n    if os.fork() == 0: time.sleep(60)\ntime.sleep(60)"
     v = verdict(ex, bomb)
     assert v.evidence["error"] == "crowd" and "more than 40 processes" in said(v)
     assert not alive()
 
 
-def test_a_child_that_holds_the_pipe_does_not_hold_us(ex):
+def test_a_child_that_holds_the_pipe_does_not_hold_us(wall, ex):
     code = "import os, time\nif os.fork() == 0:\n    time.sleep(60)\n"
     began = time.monotonic()
     assert verdict(ex, code + RIGHT).state == "pass"
     assert time.monotonic() - began < 30 and not alive()
+
+
+# ---- forks
+
+def forked(server, code, name="x"):
+    "What a name has after a program, in a fork."
+    out = exercises.run_apart([(1, code)], [(name, name, None)], warm=iter([server]))
+    assert not out.error, out
+    return exercises.plain(out.got[0])
+
+
+def test_a_fork_is_as_good_as_new(server, monkeypatch):
+    if not exercises.warm_servers(): pytest.skip("this system has no pidfd_open")
+    monkeypatch.setenv("RAP_TOLD", "now")
+    code = ("import os, random, sys\nimport numpy as np\nx = {'chance': [random.random(), float(np.random.rand())], 'told': "
+            "os.environ['RAP_TOLD'], 'alone': os.getpid() == os.getsid(0) == os.getpgrp(), 'hash': hash('recall'), "
+            "'open': len(os.listdir('/proc/self/fd')), "
+            "'here': os.listdir('.'), 'mark': os.environ['RAP_EXERCISE_RUN'], 'ours': 'rap_analyzer.exercises' in sys.modules, "
+            "'environ': open('/proc/self/environ').read().count('RAP_EXERCISE_'), 'threads': os.environ['OPENBLAS_NUM_THREADS']}")
+    one, other = forked(server, code), forked(server, code)
+    assert one["chance"][0] != other["chance"][0] and one["chance"][1] != other["chance"][1] and one["mark"] != other["mark"]
+    assert one["hash"] == other["hash"], "or they were not forked"
+    same = {"told": "now", "alone": True, "open": 5, "here": ["job.json"], "ours": False, "environ": 1, "threads": "1"}
+    assert same.items() <= one.items() and same.items() <= other.items(), one
+
+
+def test_each_run_of_a_judgement_has_a_hash_seed_of_its_own(ex):
+    servers = exercises.warm_servers()
+    if not servers: pytest.skip("this system has no pidfd_open")
+    left = iter(servers)
+    run = exercises.partial(exercises.run_behind, [(1, "pass")], warm=left)
+    seen = [exercises.plain(run("x = hash('recall')", [("x", "x", None)]).got[0]) for _ in range(5)]
+    for s in servers: s.close()
+    assert len(set(seen)) == 5, "three forks and two fresh interpreters"
+
+
+def test_without_a_server_a_run_is_fresh(monkeypatch):
+    server = exercises.Warm()
+    assert forked(server, "x = 1") == 1
+    if server._server: server._server.kill(), server._server.wait()
+    began = time.monotonic()
+    assert forked(server, "x = 2") == 2 and time.monotonic() - began < 8
+    monkeypatch.setenv("RAP_EXERCISE_FORK", "0")
+    assert exercises.warm_servers() == []
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_a_fork_server_leaves_nothing_behind(end):
+    if not exercises.warm_servers(): pytest.skip("this system has no pidfd_open")
+    code = ("import sys, threading, time\nfrom rap_analyzer.exercises import Warm, run_apart\nwarm = Warm()\n"
+            "run = lambda: run_apart([(1, 'import time; time.sleep(60)')], seconds=60, warm=iter([warm]))\n"
+            "threading.Thread(target=run, daemon=True).start()\n"
+            "time.sleep(3)\nprint(warm._server.pid, flush=True)\nsys.stdin.read()\nwarm.close()")
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        there = psutil.Process(int(parent.stdout.readline()))
+        crowd = [there, *there.children(recursive=True)]
+        assert len(crowd) == 2
+        if end == "kill": parent.kill()
+        parent.stdin.close()
+        assert psutil.wait_procs(crowd, timeout=10)[1] == []
 
 
 # ---- comparing
