@@ -124,6 +124,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'rap_analyzer.exercises._environment': ( 'lab/exercises.html#_environment',
                                                                                  'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises._listen': ('lab/exercises.html#_listen', 'rap_analyzer/exercises.py'),
+                                        'rap_analyzer.exercises._marked': ('lab/exercises.html#_marked', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises._names': ('lab/exercises.html#_names', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises._outcome': ('lab/exercises.html#_outcome', 'rap_analyzer/exercises.py'),
                                         'rap_analyzer.exercises._reached': ('lab/exercises.html#_reached', 'rap_analyzer/exercises.py'),
