@@ -60,6 +60,22 @@ def small(lab):
     store.forget()
 
 
+@pytest.fixture(scope="session")
+def memo_of():
+    "What the judgements of one exercise with one seed share: questions, rivals, fork servers. Not for a measured exercise."
+    from rap_analyzer.exercises import Memo, warm_servers
+
+    memos, servers = {}, warm_servers()
+
+    def shared(name, seed):
+        memo = memos.setdefault((name, seed), Memo())
+        memo.get("warm", lambda: servers)
+        return memo
+
+    yield shared
+    for s in servers: s.close()
+
+
 @pytest.fixture(autouse=True)
 def _fresh_settings():
     "Settings are read anew by each test."

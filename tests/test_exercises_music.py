@@ -557,12 +557,12 @@ def analyzers():
 
 
 @pytest.mark.parametrize("name, belief, code", CASES)
-def test_an_outsider_is_understood(name, belief, code):
+def test_an_outsider_is_understood(memo_of, name, belief, code):
     "The belief is told, whichever numbers are drawn; a right answer in other words passes."
     ex = exercise(name)
     cells = [*enumerate(ex.given, 1), (len(ex.given) + 1, code)]
     for seed in (3, 19):
-        verdict = judge(ex, cells, seed)
+        verdict = judge(ex, cells, seed, memo=memo_of(name, seed))
         told = {c.belief for c in verdict.checks if not c.ok}
         assert (verdict.state == "fail" and belief in told) if belief else verdict.state == "pass", str(verdict)
 
@@ -761,10 +761,10 @@ def decide(p,s,h):
 
 
 @pytest.mark.parametrize("name, sentence, code", RULES)
-def test_what_no_belief_explains_is_told_by_its_rule(name, sentence, code):
+def test_what_no_belief_explains_is_told_by_its_rule(memo_of, name, sentence, code):
     "An answer that is wrong in a way of its own: no belief is named, and the sentence of the task is, with what was expected."
     ex = exercise(name)
-    verdict = judge(ex, [*enumerate(ex.given, 1), (len(ex.given) + 1, code)], 5)
+    verdict = judge(ex, [*enumerate(ex.given, 1), (len(ex.given) + 1, code)], 5, memo=memo_of(name, 5))
     wrong = [c for c in verdict.checks if not c.ok]
     said = " ".join(c.message for c in wrong)
     assert verdict.state == "fail" and not any(c.belief for c in wrong) and sentence in said, str(verdict)

@@ -15,11 +15,21 @@ def servers(lab, lab_home, monkeypatch):
     settings.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def _shared(memo_of):
+    "Judgements share what they can."
+    MEMO_OF[:] = [memo_of]
+
+
+MEMO_OF = []
+
+
 def hand_in(name, code, seed=3):
     "A verdict about a task cell."
     ex = exercise(name)
+    memo = None if ex.measured else MEMO_OF[0](name, seed)
     given = list(enumerate(ex.given, 1))
-    return judge(ex, [*given, (len(given) + 1, f"#| task {name}\n{code}")], seed)
+    return judge(ex, [*given, (len(given) + 1, f"#| task {name}\n{code}")], seed, memo=memo)
 
 
 def beliefs(v):
