@@ -22,7 +22,6 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 # %% ../nbs/lab/10_core.ipynb #4aade9e4
 class LabError(RuntimeError):
@@ -202,8 +201,9 @@ def progress(
     total: int | None = None,  # how many steps; None while that is unknown
 ) -> Iterator[object]:  # call it with the number of steps just done
     "A progress bar on the terminal's error stream; without a terminal, where RAP_PROGRESS=lines, a line as each thing begins."
-    columns = TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    columns = TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     if not console.is_terminal and os.environ.get("RAP_PROGRESS") == "lines": print(f"{label} ...", file=sys.stderr, flush=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -17,7 +17,7 @@ from pgvector import HalfVector
 
 from ..music.catalog import MODEL_ID, Track
 from .copy import bad_text
-from .filters import Filter, afiltered, filtered
+from .filters import PARAMETERS, Filter, afiltered, filtered
 from .index import Hit, check_k, check_model, check_vector
 from .sessions import Query
 from .store import Store, default_store
@@ -57,9 +57,9 @@ def select_words(
 ) -> Query:
     "The word search as a query; a score is the number of words found (0 with all) plus a rank below one."
     parts = list(words) if some else []
-    sql = """SELECT track_id, score FROM search_words(to_tsquery('public.rap', %s),
+    sql = f"""SELECT track_id, score FROM search_words(to_tsquery('public.rap', %s),
     ARRAY(SELECT to_tsquery('public.rap', quote_literal(w)) FROM unnest(%s::text[]) w),
-    %s::int, %s::text, %s::text, %s::real, %s::real, %s::int, %s::int, %s::text)"""
+    %s::int, {PARAMETERS})"""
     return Query(sql, (tsquery(words, some), parts, k, *(where or Filter()).params()), why="some of the words" if some else "words")
 
 # %% ../../nbs/performance/25_fulltext.ipynb #0df59797
@@ -80,8 +80,7 @@ def explain_words(
 # %% ../../nbs/performance/25_fulltext.ipynb #b6205bff
 def select_names(words: Sequence[str], k: int, where: Filter | None = None) -> Query:
     "The search for names that look like the question."
-    sql = """SELECT track_id, score FROM search_names(%s::text, %s::int, %s::text, %s::text, %s::real, %s::real, %s::int, %s::int,
-    %s::text)"""
+    sql = f"SELECT track_id, score FROM search_names(%s::text, %s::int, {PARAMETERS})"
     return Query(sql, (" ".join(words), k, *(where or Filter()).params()), why="a similar name")
 
 

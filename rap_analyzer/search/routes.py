@@ -38,7 +38,7 @@ class Conditions(RequestModel):
 
     def where(self) -> Filter:
         "The conditions as a filter; HTTPException 422 says which one makes no sense."
-        try: return read_filter(self.genre, self.mood, self.bpm, self.year, self.artist)
+        try: return read_filter(**{name: getattr(self, name) for name in Conditions.model_fields})
         except ValueError as e: raise HTTPException(422, str(e)) from None
 
 # %% ../../nbs/performance/90_routes.ipynb #690c7216
