@@ -1,12 +1,13 @@
 """Everything that CI runs, within a time limit: the checks, every notebook on the small profile, the site made of them, pytest.
 
-`scripts/test [--coverage] [pytest arguments]`. pytest runs twice: two workers share the tests, each with servers of its own; then
-one process runs the tests marked `alone`, which measure time or need the machine to themselves. The last lines add up both.
+`scripts/test [--changed] [--coverage] [pytest arguments]`. pytest runs twice: two workers share the tests, each with servers of its
+own; then one process runs those marked `alone`, which measure time or need the machine to themselves. The last lines add up both.
 """
 import argparse
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -132,11 +133,54 @@ def tests(args: list[str], until: float, mark: str, cover: bool) -> int:
     return bad[0] if bad else 0 if 0 in codes else NO_TESTS
 
 
-def steps(args: list[str], until: float, mark: str, cover: bool) -> int:
-    "Everything, in order; stops at the first step that fails."
-    for command in (["scripts/checks.py"], ["scripts/_book.py", "--profile", "smoke"],
-                    ["scripts/_site.py", "--no-run", "--profile", "smoke"]):
+# ---- what changed
+
+def edited(root: Path) -> list[str]:
+    "The files that differ from the last commit."
+    asked = ["git", "-C", str(root), "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames"]
+    return [line[3:] for line in subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\0") if line]
+
+
+def owned(root: Path, file: str) -> str:
+    "The module that a file of the package is, or that a notebook exports; empty for any other."
+    path = root / file
+    if file.startswith("rap_analyzer/") and path.suffix == ".py": return file[:-3].replace("/", ".").removesuffix(".__init__")
+    if file.startswith("nbs/") and path.suffix == ".ipynb" and path.exists():
+        found = re.search(r"#\| default_exp ([\w.]+)", path.read_text(encoding="utf-8"))
+        return f"rap_analyzer.{found[1]}" if found else ""
+    return ""
+
+
+def touched(root: Path, files: list[str]) -> list[str]:
+    "The test files to run: those that changed, that import what changed, themselves or through others, or that name it."
+    import _book
+    if any(f in ("tests/conftest.py", "pyproject.toml", "requirements.lock", "settings.ini") for f in files): return ["tests"]
+    ground, modules = _book.Ground(root, "smoke"), {owned(root, f) for f in files} - {""}
+    names = [re.escape(Path(f).stem if f.endswith(".py") else Path(f).name) for f in files if not f.startswith(("tests/", "nbs/"))]
+    said = re.compile(rf"\b({'|'.join(names)})\b") if names else None
+    servers = _book.named((root / "tests/conftest.py").read_text(encoding="utf-8"), "")
+    chosen = []
+    for test in sorted(root.glob("tests/test_*.py")):
+        text, name = test.read_text(encoding="utf-8"), str(test.relative_to(root))
+        used = _book.named(text, "") | (servers if re.search(r"def \w+\(.*\b(lab|small)\b", text) else set())
+        asks = any(f.startswith("exercises/") for f in files) and re.match(r"test_(exercises|learn|verify|blind)", test.name)
+        if name in files or modules & ground.under(used) or asks or (said and said.search(text)): chosen.append(name)
+    return chosen
+
+
+# ---- everything
+
+def steps(args: list[str], until: float, mark: str, cover: bool, changed: bool = False) -> int:
+    "Everything, in order, or what the changes touch; stops at the first step that fails."
+    book = ["scripts/_book.py", "--profile", "smoke"]
+    site = ["scripts/_site.py", "--no-run", "--profile", "smoke"]
+    for command in (["scripts/checks.py"], *([[*book, "--changed"]] if changed else [book, site])):
         if code := run(command, until, mark): return code
+    if changed:
+        chosen = touched(ROOT, edited(ROOT))
+        print(f"Tests of what changed: {' '.join(chosen) or 'none'}", flush=True)
+        if not chosen: return 0
+        args = [*args, *chosen]
     return tests(args, until, mark, cover)
 
 
@@ -145,9 +189,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/test", allow_abbrev=False, description=__doc__.splitlines()[0],
                                      epilog="Everything else goes to pytest: a file, -k, -x.")
     parser.add_argument("--coverage", action="store_true", help="report which lines of rap_analyzer the tests ran")
+    parser.add_argument("--changed", action="store_true", help="only the checks, and the notebooks and tests that differ from the "
+                        "last commit or rest on what does")
     own, args = parser.parse_known_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try: return steps(args, time.monotonic() + LIMIT_S, secrets.token_hex(8), own.coverage)
+    try: return steps(args, time.monotonic() + LIMIT_S, secrets.token_hex(8), own.coverage, own.changed)
     except KeyboardInterrupt: return 130
     except TimeIsUp as e:
         print(f"\nSTOPPED: {e} was still running after {LIMIT_S // 60} minutes; everything it had started was ended.", flush=True)

@@ -27,6 +27,9 @@ NOTE = f"COMMENT ON INDEX {IX} IS '{json.dumps({'model_id': MODEL_ID})}'"
 LEAVE = "leave it alone"
 
 
+pytestmark = pytest.mark.alone  # advice follows from what takes how much of the time
+
+
 @pytest.fixture(scope="module")
 def ward(lab):
     "A store that may be broken: 2,000 tracks in a database of their own, nothing repaired behind our back."

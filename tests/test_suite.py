@@ -34,6 +34,7 @@ def test_nothing_survives_the_time_limit(monkeypatch, word):
 def test_the_limit_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(_tests.end, "__defaults__", (0.2,))
     monkeypatch.setattr(_tests, "LIMIT_S", 0)
+    monkeypatch.setattr(_tests.signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["scripts/test"])
     assert _tests.main() == 1
     last = capsys.readouterr().out.strip().splitlines()[-1]
@@ -78,3 +79,16 @@ def test_the_last_lines_are_about_all_of_it(tmp_path, capfd, alone, fixture, arg
     assert lines[-1].startswith(said), lines
     assert any("dearest of" in line for line in lines)
     if alone == "False" and not args: assert lines[-2] == "FAILED test_it.py::test_alone"
+
+
+@pytest.mark.parametrize("file, runs, does_not", [
+    ("nbs/10_music_catalog.ipynb", "test_catalog test_faults test_render", "test_suite"),
+    ("scripts/_setup.py", "test_scripts", "test_catalog test_drill"), ("tests/test_audio.py", "test_audio", "test_catalog"),
+    ("exercises/solutions/21_hnsw.ipynb", "test_exercises test_learn", "test_audio"), ("README.md", "test_house", "test_audio"),
+    ("tests/conftest.py", "", "")])
+def test_what_a_change_touches(file, runs, does_not):
+    if file.startswith("nbs/"): file = str(next((ROOT / "nbs").rglob("*music_catalog.ipynb")).relative_to(ROOT))
+    chosen = _tests.touched(ROOT, [file])
+    if file.endswith("conftest.py"): assert chosen == ["tests"]
+    assert {f"tests/{name}.py" for name in runs.split()} <= {*chosen}
+    assert not {f"tests/{name}.py" for name in does_not.split()} & {*chosen}
