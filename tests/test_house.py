@@ -381,7 +381,7 @@ def test_imports_see_a_wrong_arrow(house, module, line, broken):
     assert checks.imports(house) == []
     file = house / "rap_analyzer" / module
     file.write_text(f"{file.read_text()}\n{line}\n")
-    assert broken in "\n".join(checks.imports(house))
+    assert broken in " ".join(" ".join(checks.imports(house)).split())  # long names are wrapped
 
 
 def test_the_order_of_the_book_is_the_order_of_imports(house):
