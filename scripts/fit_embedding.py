@@ -21,7 +21,7 @@ from rap_analyzer.music.instruments import bandpass
 from rap_analyzer.music.lyrics import lyrics
 from rap_analyzer.music.render import render
 from rap_analyzer.music.tags import tags
-from rap_analyzer.music.tempo import onsets, tempo
+from rap_analyzer.music.tempo import onset_curves, tempo
 
 ROOT = Path(__file__).resolve().parent.parent
 HEARD, OUT = ROOT / "tests/data/heard.npz", ROOT / "rap_analyzer/music/embedding.npz"
@@ -68,7 +68,7 @@ def versions(t: Track, way: str) -> Iterator[tuple[Clip, str]]:
 
 def parts(clip: Clip, words: str) -> dict[str, np.ndarray]:
     "What an embedding is made of."
-    curves = onsets(clip)
+    curves = onset_curves(clip)
     beat = tempo(clip, curves)
     moves = rhythm(clip, beat, curves)
     return {"audio": tags(clip).vector, "lyrics": wording(lyrics(words)), "rhythm": np.zeros(58) if moves is None else moves}

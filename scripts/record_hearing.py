@@ -23,7 +23,7 @@ STYLES = "boom bap", "trap", "g-funk", "lo-fi", "crunk"
 
 def peaks(clip: Clip, most: int = 5) -> list[list[float]]:  # (BPM, strength), strongest first
     "Where the onset curve of a clip resembles itself: the plain autocorrelation, without any decision."
-    smooth = tempo.sharpen(tempo.onsets(clip))[1]
+    smooth = tempo.normalize_onsets(tempo.onset_curves(clip))[1]
     a = smooth.sum(axis=0)
     a -= a.mean()
     n = len(a)

@@ -23,7 +23,18 @@ from rap_analyzer.music.audio import Clip
 from rap_analyzer.music.instruments import clap, hat, kick, shout, snare, two_tone
 from rap_analyzer.music.render import SR
 from rap_analyzer.music.spectrum import spectrogram
-from rap_analyzer.music.tempo import FPS, GRID, bands, bell, evidence, rises, same, scores, sharpen, surroundings
+from rap_analyzer.music.tempo import (
+    FPS,
+    GRID,
+    apply_network,
+    band_weights,
+    beat_features,
+    convolve_same,
+    extract_features,
+    gaussian,
+    normalize_onsets,
+    spectral_flux,
+)
 
 USUAL = {"songs": (20_000, "how many to compose"), "networks": (6, "how many weigh tempi; their scores are averaged"),
          "listeners": (2, "how many find beats"), "epochs": (8, "how often each song is learnt from"),
@@ -303,13 +314,13 @@ def kit(rng: Rng) -> dict[str, np.ndarray]:  # power in 16 bands, shape (16, fra
         t = np.arange(int(length * SR)) / SR
         x = make(t, SR, *(rng.uniform(*r) for r in ranges)) * np.minimum((length - t) / 0.01, 1)
         x = np.concatenate([np.zeros(1_024), 0.3 * rng.uniform(*loud) * x / np.abs(x).max(), np.zeros(512)]).astype(np.float32)
-        out[piece] = bands(SR, 513) @ spectrogram(Clip(x, SR))
+        out[piece] = band_weights(SR, 513) @ spectrogram(Clip(x, SR))
     for name, (low, high, decay, attack) in TONES.items():
         t, weights = np.arange(-4, 60) / FPS, np.zeros(16)
         envelope = np.minimum(np.maximum(t, 0) / rng.uniform(*attack), 1) ** 2 * np.exp(-2 * t / rng.uniform(*decay))
         weights[low:high] = np.exp(rng.normal(0, 1, high - low) - 0.5 * np.arange(high - low))
         weights[12:] += rng.uniform(0, 0.02) * (name != "bass")
-        out[name] = (np.outer(weights, same(envelope, bell(1.2))) * rng.uniform(3, 40)).astype(np.float32)
+        out[name] = (np.outer(weights, convolve_same(envelope, gaussian(1.2))) * rng.uniform(3, 40)).astype(np.float32)
     return out
 
 
@@ -328,9 +339,9 @@ def hear(song: Song, pieces: dict[str, np.ndarray], rng: Rng) -> np.ndarray:  # 
     hiss = 10 ** -rng.uniform(1.2, 6) * loud.mean() * 10 ** (-0.1 * rng.uniform(0, 2) * k)
     loud += hiss[:, None].astype(np.float32) * rng.gamma(2, 0.5, loud.shape).astype(np.float32)
     if rng.random() < 0.4:
-        level = same(loud.sum(axis=0), np.ones(9) / 9)
+        level = convolve_same(loud.sum(axis=0), np.ones(9) / 9)
         loud *= (1 / (level / level.mean() + 0.05)) ** rng.uniform(0.1, 0.6)
-    return rises(loud)
+    return spectral_flux(loud)
 
 
 def aimless(rng: Rng) -> Song:
@@ -417,12 +428,12 @@ def learn_tempo(x: np.ndarray, bpm: np.ndarray, epochs: int, seed: int) -> tuple
 
 def frames(song: Song, curves: np.ndarray, rng: Rng, n: int = 40) -> tuple[np.ndarray, np.ndarray]:  # inputs, goals
     "Frames on and off the beat, seen at the true tempo, give or take a little."
-    smooth, beat, at = sharpen(curves)[1], 60 * FPS / song.bpm * np.exp(rng.normal(0, 0.004)), song.beats * FPS
+    smooth, beat, at = normalize_onsets(curves)[1], 60 * FPS / song.bpm * np.exp(rng.normal(0, 0.004)), song.beats * FPS
     off = 0, beat / 2, beat * rng.choice([1 / 4, 3 / 4, 1 / 3, 2 / 3], n)
     chosen = np.concatenate([rng.choice(at, n) + o + rng.normal(0, 1.5, n) for o in off] + [rng.uniform(0, smooth.shape[1], n)])
     chosen = np.unique(np.clip(chosen.round().astype(int), 0, smooth.shape[1] - 1))
     off = np.abs(chosen[:, None] - at).min(axis=1)
-    return surroundings(smooth, beat, chosen).astype(np.float16), np.exp(-0.5 * (off / 1.8) ** 2).astype(np.float32)
+    return beat_features(smooth, beat, chosen).astype(np.float16), np.exp(-0.5 * (off / 1.8) ** 2).astype(np.float32)
 
 
 def learn_beat(x: np.ndarray, wanted: np.ndarray, epochs: int, seed: int) -> tuple[Network, np.ndarray, np.ndarray]:
@@ -451,7 +462,7 @@ def sharpness(x: np.ndarray, bpm: np.ndarray, feel: np.ndarray, seed: int) -> tu
         net, mean, spread = learn_tempo(x[~out], bpm[~out], 4, seed)
         layers = net.layers(mean, spread)
         some = np.flatnonzero(out)[:800]
-        z += [scores(layers, x[i].astype(np.float32)) for i in some]
+        z += [apply_network(layers, x[i].astype(np.float32)) for i in some]
         truth += bpm[some].tolist()
     z, near = np.array(z), np.abs(GRID / np.array(truth)[:, None] - 1) < 0.04
     sharp = np.arange(0.2, 1.21, 0.05)
@@ -473,7 +484,7 @@ def examples(songs: int, seed: int) -> Iterator[tuple[Song, np.ndarray, tuple[np
         if i % 200 == 0: pieces = kit(rng)
         song = aimless(rng) if i % 25 == 24 else compose(rng)
         curves = hear(song, pieces, rng)
-        yield song, evidence(curves), frames(song, curves, rng) if len(song.beats) > 5 and i % 2 else None
+        yield song, extract_features(curves), frames(song, curves, rng) if len(song.beats) > 5 and i % 2 else None
 
 
 def first(seed: int) -> list[list[float]]:

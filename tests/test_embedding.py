@@ -30,7 +30,7 @@ from rap_analyzer.music.embedding import (
 from rap_analyzer.music.lyrics import lyrics
 from rap_analyzer.music.render import render
 from rap_analyzer.music.tags import Guess, Tags
-from rap_analyzer.music.tempo import Tempo, onsets, tempo
+from rap_analyzer.music.tempo import Tempo, onset_curves, tempo
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -126,8 +126,8 @@ def test_the_rate_hardly_matters(sr):
 def test_curves_that_are_there_already_are_not_made_again(monkeypatch):
     import rap_analyzer.music.embedding as module
     _, clip, beat, _ = song()
-    alone, curves = rhythm(clip, beat), onsets(clip)
-    monkeypatch.setattr(module, "onsets", lambda *_: pytest.fail("made twice"))
+    alone, curves = rhythm(clip, beat), onset_curves(clip)
+    monkeypatch.setattr(module, "onset_curves", lambda *_: pytest.fail("made twice"))
     assert (rhythm(clip, beat, curves) == alone).all()
 
 

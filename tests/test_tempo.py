@@ -17,7 +17,18 @@ from rap_analyzer.music.arrangement import beats
 from rap_analyzer.music.audio import Clip, save, sections
 from rap_analyzer.music.catalog import GENRES, tracks
 from rap_analyzer.music.render import SR, render
-from rap_analyzer.music.tempo import GRID, Tempo, odds, onsets, path, ranked, tempo, tempo_of, weigh, weights
+from rap_analyzer.music.tempo import (
+    GRID,
+    Tempo,
+    apply_prior,
+    estimate_probabilities,
+    load_networks,
+    onset_curves,
+    rank_candidates,
+    tempo,
+    tempo_of_sections,
+    track_beats,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 HUMAN = ROOT.parent / "shared" / "data" / "groove_midi"
@@ -69,15 +80,15 @@ def test_the_first_candidate_is_the_answer_and_weights_are_odds():
 def test_confidence_is_low_where_candidates_are_close():
     p = np.full(len(GRID), 1e-6)
     p[[20, 55]] = 0.5, 0.48
-    (first, a), (second, b), *_ = ranked(p / p.sum())
+    (first, a), (second, b), *_ = rank_candidates(p / p.sum())
     assert near(second / first, 2, 0.02) and a < 0.55 and b > 0.4
-    assert ranked(np.eye(len(GRID))[0])[0] == (pytest.approx(GRID[0]), pytest.approx(1))
+    assert rank_candidates(np.eye(len(GRID))[0])[0] == (pytest.approx(GRID[0]), pytest.approx(1))
 
 
 def test_a_tempo_between_two_candidates_is_read_between_them():
     p = np.zeros(len(GRID))
     p[40:42] = 0.5
-    assert GRID[40] < ranked(p)[0][0] < GRID[41]
+    assert GRID[40] < rank_candidates(p)[0][0] < GRID[41]
 
 
 @pytest.mark.parametrize("name", sorted(evaluation.DEGRADE))
@@ -101,7 +112,7 @@ def test_any_rate(sr):
 def test_curves_that_exist_are_not_made_again(monkeypatch):
     import rap_analyzer.music.tempo as module
     _, clip = song("g-funk")
-    alone, curves = tempo(clip), onsets(clip)
+    alone, curves = tempo(clip), onset_curves(clip)
     monkeypatch.setattr(module, "spectrogram", lambda *_: pytest.fail("made twice"))
     assert (tempo(clip, curves).beats == alone.beats).all()
 
@@ -138,7 +149,7 @@ def test_short_and_quiet_clips():
 def test_a_prior_decides_the_octave_and_is_checked():
     track, clip = song("trap")
     assert near(tempo(clip, prior=(track.bpm / 2, 0.15)).bpm, track.bpm / 2)
-    assert weigh(np.full(len(GRID), 1 / 96), 100, 1).sum() == pytest.approx(1)
+    assert apply_prior(np.full(len(GRID), 1 / 96), 100, 1).sum() == pytest.approx(1)
     for wrong in ((0, 1), (1_000, 1), (100, 0), (float("nan"), 1)):
         with pytest.raises(ValueError, match="30 to 300"): tempo(clip, prior=wrong)
 
@@ -147,7 +158,7 @@ def test_long_files_are_heard_in_sections(tmp_path):
     track, clip = song("drill")
     long = np.concatenate([render(track, 100).samples, np.zeros(20 * SR, np.float32)])
     file = save(Clip(long, SR), tmp_path / "long.wav")
-    found, whole = tempo_of(sections(file)), tempo(Clip(long, SR))
+    found, whole = tempo_of_sections(sections(file)), tempo(Clip(long, SR))
     assert near(found.bpm, track.bpm, 0.005) and near(whole.bpm, track.bpm, 0.005) and not found.warnings
     assert evaluation.f_measure(found.beats[found.beats < 100], beats(track, 100)) > 0.9
     assert (np.diff(found.beats) > 0.5 * 60 / found.bpm).all(), "a beat twice where sections meet"
@@ -174,22 +185,22 @@ def test_one_section_in_memory_at_a_time():
             most = max(most, sum(r() is not None for r in alive))
             yield clip
 
-    assert near(tempo_of(stream()).bpm, song("boom bap")[0].bpm) and most <= 3
-    assert tempo_of([]).bpm == 0
+    assert near(tempo_of_sections(stream()).bpm, song("boom bap")[0].bpm) and most <= 3
+    assert tempo_of_sections([]).bpm == 0
 
 
 def test_path_prefers_even_steps_to_a_louder_place():
     chance = np.full(400, 0.02)
     chance[5::40] = 0.9
     chance[65] = 0.95  # in the middle, louder
-    assert (np.diff(path(chance, 40)) == 40).all()
+    assert (np.diff(track_beats(chance, 40)) == 40).all()
 
 
 def test_four_registers_hear_different_pieces():
     from rap_analyzer.music.render import drums
-    loudest = [onsets(drums([(0.5, number, 120)], seconds=2)).max(axis=1).argmax() for number in (36, 42)]
+    loudest = [onset_curves(drums([(0.5, number, 120)], seconds=2)).max(axis=1).argmax() for number in (36, 42)]
     assert loudest[0] in (0, 1) and loudest[1] == 3
-    assert odds(onsets(song("trap")[1])).sum() == pytest.approx(1)
+    assert estimate_probabilities(onset_curves(song("trap")[1])).sum() == pytest.approx(1)
 
 
 def test_light():
@@ -206,10 +217,10 @@ def test_weights_can_be_made_anew(tmp_path, monkeypatch):
     call += ["--out", str(out)]
     assert "feels never met" in subprocess.run(call, cwd=ROOT, check=True, text=True, capture_output=True, timeout=120).stdout
     shape = lambda nets: [[np.shape(w) for w, _ in net] for net in nets][:1]
-    made, shipped = json.loads(out.read_text()), weights()
+    made, shipped = json.loads(out.read_text()), load_networks()
     assert shape(made["tempo"]) == shape(shipped["tempo"]) and shape(made["beat"]) == shape(shipped["beat"])
     load = lambda nets: tuple(tuple((np.array(w, np.float32), np.array(b, np.float32)) for w, b in net) for net in nets)
-    monkeypatch.setattr(module, "weights", lambda: {k: load(made[k]) for k in ("tempo", "beat")})
+    monkeypatch.setattr(module, "load_networks", lambda: {k: load(made[k]) for k in ("tempo", "beat")})
     right = sum(evaluation.right(tempo(song(g)[1]).bpm, song(g)[0].bpm)[1] for g in GENRES)
     assert right >= 4, f"{right} of 6 up to an octave, after 500 songs"
 
@@ -218,7 +229,7 @@ def test_the_shipped_weights_are_those_of_the_script_as_it_is():
     made, train = json.loads((ROOT / "rap_analyzer/music/tempo.json").read_text())["made"], script("train_tempo")
     assert {name: made[name] for name in train.USUAL} == {name: usual for name, (usual, _) in train.USUAL.items()}
     np.testing.assert_allclose(train.first(made["seed"]), made["first"], rtol=1e-3, atol=1e-4)
-    assert (len(weights()["tempo"]), len(weights()["beat"])) == (made["networks"], made["listeners"])
+    assert (len(load_networks()["tempo"]), len(load_networks()["beat"])) == (made["networks"], made["listeners"])
 
 
 def test_the_evaluation_prints_its_tables():

@@ -34,9 +34,9 @@ def round_all(x: Iterable[float], digits: int = 4) -> list[float]:
 @lru_cache(maxsize=1)
 def first_minute(clip: Clip) -> tuple[Clip, np.ndarray]:  # and its onset curves
     "What tempo and embedding both look at, made once."
-    from rap_analyzer.music.tempo import onsets
+    from rap_analyzer.music.tempo import onset_curves
     small = Clip(clip.samples[:round(MINUTE_S * clip.sr)], clip.sr)
-    return small, onsets(small)
+    return small, onset_curves(small)
 
 # %% ../../nbs/analyzer/60_analyzers.ipynb #619c39ce
 def analyze_tempo(clip: Clip) -> Analysis:

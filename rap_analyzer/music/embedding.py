@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .audio import Clip
-from .tempo import FPS, Tempo, onsets
+from .tempo import FPS, Tempo, onset_curves
 
 if TYPE_CHECKING:
     from rap_analyzer.music.lyrics import Lyrics
@@ -96,7 +96,7 @@ def rhythm(
     beats = np.asarray(tempo.beats)
     beats = beats[beats < min(60, clip.seconds)]
     if tempo.bpm <= 0 or len(beats) < 8: return None
-    if curves is None: curves = onsets(Clip(clip.samples[:60 * clip.sr], clip.sr))
+    if curves is None: curves = onset_curves(Clip(clip.samples[:60 * clip.sr], clip.sr))
     return from_onsets(curves, beats, tempo.candidates)
 
 

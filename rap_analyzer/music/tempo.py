@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RATE', 'FPS', 'QUIET', 'EDGES', 'REGISTERS', 'GRID', 'LAGS', 'CROSS', 'PULSES', 'Layers', 'AROUND', 'MIN_S', 'LONG_S',
-           'SECTION_S', 'bands', 'rises', 'onsets', 'bell', 'sharpen', 'same', 'read', 'evidence', 'weights', 'scores',
-           'odds', 'Tempo', 'ranked', 'surroundings', 'beat_chance', 'path', 'weigh', 'refine', 'no_pulse', 'lively',
-           'settle', 'tempo', 'tempo_of']
+           'SECTION_S', 'band_weights', 'spectral_flux', 'onset_curves', 'gaussian', 'normalize_onsets',
+           'convolve_same', 'interpolate', 'extract_features', 'load_networks', 'apply_network',
+           'estimate_probabilities', 'Tempo', 'rank_candidates', 'beat_features', 'beat_probability', 'track_beats',
+           'apply_prior', 'refine_bpm', 'no_pulse', 'has_pulse', 'combine_sections', 'tempo', 'tempo_of_sections']
 
 # %% ../../nbs/analyzer/25_tempo.ipynb #722225c2
 import json
@@ -31,7 +32,7 @@ REGISTERS = 0, 3, 7, 13  # where in EDGES the four curves begin: kick, body, rat
 
 
 @lru_cache(maxsize=16)
-def bands(sr: int, bins: int) -> np.ndarray:  # shape (16, bins), float32; each row sums to 1
+def band_weights(sr: int, bins: int) -> np.ndarray:  # shape (16, bins), float32; each row sums to 1
     "Which bins of a spectrum belong to which band; a band narrower than a bin takes the nearest."
     hz, rows = np.arange(bins) * sr / 2 / (bins - 1), []
     for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
@@ -41,7 +42,7 @@ def bands(sr: int, bins: int) -> np.ndarray:  # shape (16, bins), float32; each 
     return np.array(rows, np.float32)
 
 # %% ../../nbs/analyzer/25_tempo.ipynb #b8d3a5c9
-def rises(loud: np.ndarray) -> np.ndarray:  # shape (4, n), float32
+def spectral_flux(loud: np.ndarray) -> np.ndarray:  # shape (4, n), float32
     "How much louder each register gets, from the power in 16 bands, shape (16, n)."
     mean = loud.mean(axis=1, keepdims=True)
     level = np.log1p(30 * loud / (mean + 1e-4 * mean.mean() + 1e-12))
@@ -49,11 +50,11 @@ def rises(loud: np.ndarray) -> np.ndarray:  # shape (4, n), float32
     return np.array([rise[i:j].mean(axis=0) for i, j in zip(REGISTERS, (*REGISTERS[1:], len(rise)), strict=True)], np.float32)
 
 
-def onsets(clip: Clip) -> np.ndarray:  # shape (4, n), float32, FPS frames a second
+def onset_curves(clip: Clip) -> np.ndarray:  # shape (4, n), float32, FPS frames a second
     "Onset curves of a clip, resampled if its rate is not RATE."
     if clip.sr != RATE: clip = Clip(soxr.resample(clip.samples, clip.sr, RATE).clip(-1, 1), RATE)
     if np.square(clip.samples).mean() < QUIET: return np.zeros((4, int(clip.seconds * FPS) + 1), np.float32)
-    return rises(spectrogram(clip, weights=bands(RATE, 513)))
+    return spectral_flux(spectrogram(clip, weights=band_weights(RATE, 513)))
 
 # %% ../../nbs/analyzer/25_tempo.ipynb #7d5a816b
 GRID = 45 * 1.02 ** np.arange(96)  # candidates, BPM
@@ -63,49 +64,49 @@ PULSES = np.array([1 / 4, 1 / 3, 1 / 2, 2 / 3, 1, 3 / 2, 2, 3, 4, 6, 8])  # puls
 
 
 @lru_cache(maxsize=4)
-def bell(width: float) -> np.ndarray:
+def gaussian(width: float) -> np.ndarray:
     "A bell curve of area 1, `width` frames wide."
     k = np.arange(-4 * math.ceil(width), 4 * math.ceil(width) + 1)
     return np.exp(-0.5 * (k / width) ** 2) / np.exp(-0.5 * (k / width) ** 2).sum()
 
 
-def sharpen(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # as they are, and smoothed; shape (4, n) each
+def normalize_onsets(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # as they are, and smoothed; shape (4, n) each
     "Onset curves without what goes on all the time, each at its own level 1."
     second = np.ones(int(FPS)) / int(FPS)
-    x = np.maximum(curves - 0.8 * np.array([same(row, second) for row in curves]), 0)
+    x = np.maximum(curves - 0.8 * np.array([convolve_same(row, second) for row in curves]), 0)
     power = np.square(x)
     x /= np.sqrt(power.mean(axis=1, keepdims=True)) + 1e-3 * np.sqrt(power.mean()) + 1e-9
-    return x, np.array([same(row, bell(1.5)) for row in x])
+    return x, np.array([convolve_same(row, gaussian(1.5)) for row in x])
 
 
-def same(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def convolve_same(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     "Convolution, as long as x."
     return np.convolve(x, kernel)[len(kernel) // 2:][: len(x)]
 
 # %% ../../nbs/analyzer/25_tempo.ipynb #4ce34abd
-def read(x: np.ndarray, at: np.ndarray) -> np.ndarray:  # shape of `at`
+def interpolate(x: np.ndarray, at: np.ndarray) -> np.ndarray:  # shape of `at`
     "A curve at fractional places; 0 beyond its end."
     return np.interp(at, np.arange(len(x)), x, right=0)
 
 
-def evidence(curves: np.ndarray) -> np.ndarray:  # shape (96, 149), float32
+def extract_features(curves: np.ndarray) -> np.ndarray:  # shape (96, 149), float32
     "What speaks for each candidate: resemblance to itself, of registers to each other, pulses, and the tempo itself."
-    x, smooth = sharpen(curves)
+    x, smooth = normalize_onsets(curves)
     a = np.vstack([smooth, np.array([1, 0.5, 1, 0.7]) @ smooth])
     a -= a.mean(axis=1, keepdims=True)
     n = a.shape[1]
     size, energy, beat = 1 << (2 * n - 1).bit_length(), np.square(a).sum(axis=1), 60 * FPS / GRID
     fewer, f = n / np.maximum(n - np.arange(n), n / 4), np.fft.rfft(a, size)  # long delays overlap less
     own = np.fft.irfft(np.abs(f) ** 2, size)[:, :n] * fewer / (energy[:, None] + 1e-9)
-    out = [read(row, beat * k) for row in own for k in LAGS]
+    out = [interpolate(row, beat * k) for row in own for k in LAGS]
     for i, j in ((0, 2), (0, 3), (2, 3)):
         both = np.fft.irfft(f[i] * f[j].conj(), size) / (math.sqrt(energy[i] * energy[j]) + 1e-9)
         either = (both[:n] + np.roll(both[::-1], 1)[:n]) * fewer / 2
-        out += [read(either, beat * k) for k in CROSS] + [np.full(len(GRID), both[0])]
+        out += [interpolate(either, beat * k) for k in CROSS] + [np.full(len(GRID), both[0])]
     window = np.hanning(n)
     loud = np.sqrt(energy[[0, 2, 3, 4], None] * (window @ window)) + 1e-9
     pulse = np.abs(np.fft.rfft(a[[0, 2, 3, 4]] * window, 2 * size)) / loud
-    out += [read(row, GRID / 60 * k / FPS * 2 * size) for row in pulse for k in PULSES]
+    out += [interpolate(row, GRID / 60 * k / FPS * 2 * size) for row in pulse for k in PULSES]
     octaves = np.log2(GRID / 110)
     out += [octaves, octaves**2, *(np.full(len(GRID), share) for share in (smooth > 1).mean(axis=1))]
     return np.stack(out, axis=1).astype(np.float32)
@@ -115,23 +116,23 @@ Layers = tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
 @lru_cache(maxsize=1)
-def weights() -> dict[str, tuple[Layers, ...]]:  # "tempo" and "beat": networks, whose answers are averaged
+def load_networks() -> dict[str, tuple[Layers, ...]]:  # "tempo" and "beat": networks, whose answers are averaged
     "The shipped networks, read once."
     said = json.loads((files("rap_analyzer.music") / "tempo.json").read_text(encoding="utf-8"))
     return {name: tuple(tuple((np.array(w, np.float32), np.array(b, np.float32)) for w, b in layers) for layers in said[name])
             for name in ("tempo", "beat")}
 
 
-def scores(layers: Layers, x: np.ndarray) -> np.ndarray:  # shape (n,), from (n, d)
+def apply_network(layers: Layers, x: np.ndarray) -> np.ndarray:  # shape (n,), from (n, d)
     "A network of straight lines and bends."
     for i, (w, b) in enumerate(layers): x = (np.maximum(x, 0) if i else x) @ w + b
     return x[:, 0]
 
 
-def odds(curves: np.ndarray) -> np.ndarray:  # shape (96,), adds up to 1
+def estimate_probabilities(curves: np.ndarray) -> np.ndarray:  # shape (96,), adds up to 1
     "How probable each candidate is."
-    x = evidence(curves)
-    z = np.mean([scores(layers, x) for layers in weights()["tempo"]], axis=0)
+    x = extract_features(curves)
+    z = np.mean([apply_network(layers, x) for layers in load_networks()["tempo"]], axis=0)
     return np.exp(z - z.max()) / np.exp(z - z.max()).sum()
 
 # %% ../../nbs/analyzer/25_tempo.ipynb #4a7bec80
@@ -149,7 +150,7 @@ class Tempo:
         return f"Tempo({self.bpm:.1f} BPM, {self.confidence:.0%} sure, {len(self.beats)} beats; otherwise {others or 'nothing'})"
 
 
-def ranked(p: np.ndarray, k: int = 5) -> list[tuple[float, float]]:  # (BPM, weight), likeliest first
+def rank_candidates(p: np.ndarray, k: int = 5) -> list[tuple[float, float]]:  # (BPM, weight), likeliest first
     "Candidates: the windows of 4 % that hold the most probability."
     p, out = np.pad(p, 2), []
     grid = GRID[0] * 1.02 ** np.arange(-2, len(GRID) + 2)
@@ -164,7 +165,7 @@ def ranked(p: np.ndarray, k: int = 5) -> list[tuple[float, float]]:  # (BPM, wei
 AROUND = np.array(sorted({*(np.arange(-8, 9) / 4), *(np.array([-2, -1, 1, 2]) / 3), -4, -3, 3, 4}))  # beats before and after
 
 
-def surroundings(smooth: np.ndarray, beat: float, at: np.ndarray | None = None) -> np.ndarray:  # shape (n, 100)
+def beat_features(smooth: np.ndarray, beat: float, at: np.ndarray | None = None) -> np.ndarray:  # shape (n, 100)
     "Each frame's four registers at fractions and multiples of a beat before and after (`beat` in frames)."
     n = smooth.shape[1]
     at = np.arange(n) if at is None else at
@@ -177,13 +178,13 @@ def surroundings(smooth: np.ndarray, beat: float, at: np.ndarray | None = None) 
     return x.transpose(1, 0, 2).reshape(len(at), -1)
 
 
-def beat_chance(smooth: np.ndarray, bpm: float) -> np.ndarray:  # shape (n,), 0..1
+def beat_probability(smooth: np.ndarray, bpm: float) -> np.ndarray:  # shape (n,), 0..1
     "How probable a beat is in each frame, if the tempo is `bpm`."
-    x = surroundings(smooth, 60 * FPS / bpm)
-    return 1 / (1 + np.exp(-np.mean([scores(layers, x) for layers in weights()["beat"]], axis=0)))
+    x = beat_features(smooth, 60 * FPS / bpm)
+    return 1 / (1 + np.exp(-np.mean([apply_network(layers, x) for layers in load_networks()["beat"]], axis=0)))
 
 # %% ../../nbs/analyzer/25_tempo.ipynb #e7e2133a
-def path(chance: np.ndarray, beat: float, tight: float = 1_000) -> np.ndarray:  # frames
+def track_beats(chance: np.ndarray, beat: float, tight: float = 1_000) -> np.ndarray:  # frames
     "The likeliest sequence of beats whose steps stay near `beat` frames."
     n, near, far = len(chance), max(1, round(0.75 * beat)), round(1.35 * beat)
     steps = np.arange(near, far + 1)
@@ -203,14 +204,14 @@ def path(chance: np.ndarray, beat: float, tight: float = 1_000) -> np.ndarray:  
 MIN_S, LONG_S, SECTION_S = 2.0, 60, 30  # less sound has no pulse; longer clips are heard in sections
 
 
-def weigh(p: np.ndarray, bpm: float, octaves: float) -> np.ndarray:  # adds up to 1
+def apply_prior(p: np.ndarray, bpm: float, octaves: float) -> np.ndarray:  # adds up to 1
     "Odds under a prior: a bell curve over the logarithm of tempo."
     if not (30 <= bpm <= 300 and octaves > 0): raise ValueError(f"expected 30 to 300 BPM, octaves above 0, got {bpm}, {octaves}")
     p = (p + 1e-9) * np.exp(-0.5 * (np.log2(GRID / bpm) / octaves) ** 2)
     return p / p.sum()
 
 
-def refine(bpm: float, at: np.ndarray) -> float:
+def refine_bpm(bpm: float, at: np.ndarray) -> float:
     "The tempo that the beats have, where they agree with it within 4 %; otherwise as it was."
     if len(at) < 8: return bpm
     found = 60 * FPS / np.polyfit(np.arange(len(at)), at, 1)[0]
@@ -222,27 +223,27 @@ def no_pulse() -> Tempo:
     return Tempo(0.0, np.zeros(0), 0.0, [])
 
 
-def lively(curves: np.ndarray) -> bool:
+def has_pulse(curves: np.ndarray) -> bool:
     "Whether something starts in at least three different half seconds: a pulse needs as much."
     loud = curves.sum(axis=0)
     return len(set((np.flatnonzero(loud > 0.1 * loud.max()) // (FPS / 2)).tolist())) > 2 if loud.any() else False
 
 
-def settle(parts: list[np.ndarray], prior: tuple[float, float] | None = None) -> Tempo:
+def combine_sections(parts: list[np.ndarray], prior: tuple[float, float] | None = None) -> Tempo:
     "One tempo for curves that follow each other; the mean of their odds decides."
-    p = [odds(c) if c.shape[1] >= MIN_S * FPS and lively(c) else None for c in parts]
-    heard = [x if prior is None else weigh(x, *prior) for x in p if x is not None]
+    p = [estimate_probabilities(c) if c.shape[1] >= MIN_S * FPS and has_pulse(c) else None for c in parts]
+    heard = [x if prior is None else apply_prior(x, *prior) for x in p if x is not None]
     if not heard: return no_pulse()
-    candidates = ranked(np.mean(heard, axis=0))
+    candidates = rank_candidates(np.mean(heard, axis=0))
     bpm, start, beats, exact, said = candidates[0][0], 0, [], [], []
     for curves, x in zip(parts, p, strict=True):
-        own = bpm if x is None else ranked(x if prior is None else weigh(x, *prior), 1)[0][0]
+        own = bpm if x is None else rank_candidates(x if prior is None else apply_prior(x, *prior), 1)[0][0]
         other = min(abs(own / bpm / f - 1) for f in (1, 2, 1 / 2, 3, 1 / 3)) > 0.04
         if abs(own / bpm - 1) > 0.04: said.append(f"{start / FPS:.0f} s: sounds like {own:.0f} BPM, not {bpm:.0f}")
         mine, n = own if other else bpm, curves.shape[1]
         if curves.any() and n > 120 * FPS / mine:
-            at = path(beat_chance(sharpen(curves)[1], mine), 60 * FPS / mine)
-            if not other: exact.append(refine(bpm, at))
+            at = track_beats(beat_probability(normalize_onsets(curves)[1], mine), 60 * FPS / mine)
+            if not other: exact.append(refine_bpm(bpm, at))
             beats += [b for b in (at + start) / FPS if not beats or b - beats[-1] > 30 / mine]
         start += n
     return Tempo(float(np.median(exact or [bpm])), np.array(beats), min(1.0, candidates[0][1]), candidates, tuple(said))
@@ -255,14 +256,14 @@ def tempo(
 ) -> Tempo:
     "Tempo and beats of a clip; longer than a minute, it is heard in sections."
     if clip.seconds < MIN_S: return no_pulse()
-    if clip.seconds <= LONG_S: return settle([onsets(clip) if curves is None else curves], prior)
+    if clip.seconds <= LONG_S: return combine_sections([onset_curves(clip) if curves is None else curves], prior)
     size = SECTION_S * clip.sr
-    return tempo_of((Clip(clip.samples[i:i + size], clip.sr) for i in range(0, len(clip.samples), size)), prior)
+    return tempo_of_sections((Clip(clip.samples[i:i + size], clip.sr) for i in range(0, len(clip.samples), size)), prior)
 
 
-def tempo_of(
+def tempo_of_sections(
     clips: Iterable[Clip],  # sections that follow each other, as `audio.sections` yields them
     prior: tuple[float, float] | None = None,
 ) -> Tempo:
     "Tempo and beats of a long file, one section in memory at a time."
-    return settle([onsets(clip) for clip in clips], prior)
+    return combine_sections([onset_curves(clip) for clip in clips], prior)
