@@ -13,7 +13,7 @@ import redis
 
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.lab import Lab
-from rap_analyzer.search import drill
+from rap_analyzer.search import drill, faults, signs
 from rap_analyzer.search.index import build, built
 from rap_analyzer.search.store import Store, fill, migrate
 
@@ -87,7 +87,7 @@ def larger_memory(store):
         con.execute("SELECT pg_reload_conf()")
 
 
-def warm(store): drill.SIGNS["hits"].read(store)
+def warm(store): signs.SIGNS["hits"].read(store)
 
 
 def plain_vacuum(store):
@@ -132,7 +132,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", drill.DRILLS)
+@pytest.mark.parametrize("name", faults.FAULTS)
 def test_a_drill_from_symptom_to_post_mortem(ill, name):
     signs, wrong, right = CASES[name]
     for i, mend in enumerate(right):
@@ -146,8 +146,8 @@ def test_a_drill_from_symptom_to_post_mortem(ill, name):
         mend(ill)
         r = drill.check(ill)
         assert (r.state, r.off, drill.opened(ill.lab)) == ("passed", [], None)
-        assert drill.DRILLS[name].cause not in repr(r) and not (ill.lab.dir / "keep").exists()
-        assert drill.DRILLS[name].cause in repr(drill.post_mortem(ANSWERS, ill))
+        assert faults.FAULTS[name].cause not in repr(r) and not (ill.lab.dir / "keep").exists()
+        assert faults.FAULTS[name].cause in repr(drill.post_mortem(ANSWERS, ill))
         with valkey(ill) as v: v.config_set("maxmemory-policy", "volatile-lru")
     assert drill.finished(ill.lab)[-1].post_mortem == ANSWERS and name in drill.history(ill.lab)[-1]
     with ill.admin() as con: con.execute("DROP INDEX IF EXISTS too_many")
@@ -180,18 +180,18 @@ def test_a_bigger_cache_is_no_answer_to_a_cache_that_is_full_of_others(ill):
 
 
 def test_the_pages_of_a_bloated_table_show_whatever_its_size(ill):
-    before = drill.read_signs(ill)
+    before = signs.read_signs(ill)
     r = drill.start("bloated-table", ill)
     assert r.broken["genres"][1] > 5 * before["genres"][1] and r.broken["size"][1] > 5 * before["size"][1]
     drill.stop(ill)
-    assert drill.read_signs(ill)["genres"][1] <= before["genres"][1]
+    assert signs.read_signs(ill)["genres"][1] <= before["genres"][1]
 
 
-@pytest.mark.parametrize("name", drill.DRILLS)
+@pytest.mark.parametrize("name", faults.FAULTS)
 def test_stop_puts_everything_back_and_tells(ill, name):
     drill.start(name, ill)
     r = drill.stop(ill)
-    assert r.state == "stopped" and r.off == [] and drill.DRILLS[name].cause in repr(r)
+    assert r.state == "stopped" and r.off == [] and faults.FAULTS[name].cause in repr(r)
     assert drill.opened(ill.lab) is None and not holders(ill) and not (ill.lab.dir / "keep").exists()
     with pytest.raises(LabError, match="no drill is open"): drill.check(ill)
 
@@ -199,7 +199,7 @@ def test_stop_puts_everything_back_and_tells(ill, name):
 START = "import sys; from rap_analyzer.search.drill import start; print(start(sys.argv[1]).state, flush=True)"
 
 
-@pytest.mark.parametrize("name", drill.DRILLS)
+@pytest.mark.parametrize("name", faults.FAULTS)
 def test_killed_at_any_moment_stop_puts_everything_back(ill, home, name):
     file = home / "drills" / "open.json"
     for wait in (0, 0.05, 0.3):                       # from the moment in which the fault is written down
@@ -237,11 +237,11 @@ def test_the_session_ends_when_the_file_of_the_drill_is_gone(ill, home):
 
 def test_no_drill_starts_from_illness(ill):
     drill.start("dropped-index", ill)
-    kept = drill._file(ill.lab).read_text()
-    drill._file(ill.lab).unlink()
+    kept = faults.drill_file(ill.lab).read_text()
+    faults.drill_file(ill.lab).unlink()
     with pytest.raises(LabError, match="the index of the vectors is missing"): drill.start("cold-cache", ill)
     assert drill.opened(ill.lab) is None
-    drill._file(ill.lab).write_text(kept)
+    faults.drill_file(ill.lab).write_text(kept)
     drill.stop(ill)
     with ill.session() as s:
         s.con.execute("BEGIN; LOCK TABLE tracks IN SHARE ROW EXCLUSIVE MODE")
@@ -284,7 +284,7 @@ def test_on_the_command_line(ill, home, tmp_path):
     assert "a drill is open" in rap("drill", "start", "random").stderr
     failed = rap("drill", "check")
     assert failed.returncode == 1 and "<--" in failed.stdout
-    drill.DRILLS[drill.opened(ill.lab).name].undo(ill, drill.opened(ill.lab).facts)
+    faults.FAULTS[drill.opened(ill.lab).name].undo(ill, drill.opened(ill.lab).facts)
     passed = rap("drill", "check")
     assert passed.returncode == 0 and "Passed" in passed.stdout and "What had been done" not in passed.stdout
     assert "A sentence, please" in rap("drill", "postmortem", "--impact", "none").stderr

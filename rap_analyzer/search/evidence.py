@@ -22,12 +22,12 @@ from ..disk import locked
 from ..exercises import Check, words
 from ..lab import Lab
 from ..music import catalog
-from .copy import copy_in
-from .drill import worked
 from ..stats import Ratio, median_interval
 from ..timing import schedule
+from .copy import copy_in
 from .index import nearest_ids
 from .index import recall as recall_of
+from .signs import server_clock
 from .store import Store, explain
 
 # %% ../../nbs/performance/45_evidence.ipynb #3e0f7366
@@ -177,7 +177,7 @@ def _collect(con: object, statements: list[str], questions: np.ndarray, truth: S
 
 def _in_turns(con: object, before: str, query: str, questions: np.ndarray, bound: float | None, rounds: int = 12) -> Ratio:
     "How many times as long the way before takes, both in the same session, in turns: up to five times as many for a bound."
-    took, clock = {"before": [], "now": []}, worked(con, Lab())
+    took, clock = {"before": [], "now": []}, server_clock(con, Lab())
     for i, turn in enumerate(schedule(list(took), 5 * rounds)):
         for name in turn:
             start = clock()
