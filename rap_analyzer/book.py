@@ -172,7 +172,7 @@ def show_paths(
     without: str = "",  # a page: paths that lead through it are left out
     root: Path | None = None,  # the repository's folder
 ) -> object:  # Markdown, which a notebook shows
-    "The reading paths as a table of links, from the folder in which the notebook runs."
+    "The reading paths as a list of links, from the folder in which the notebook runs."
     from IPython.display import Markdown
     root = Path(root or settings().root)
     book = read(root)
@@ -180,6 +180,6 @@ def show_paths(
     def link(page: str) -> str:
         to = Path(os.path.relpath(root / page, Path.cwd())).as_posix()
         return f"[{topics.get(page) or title_of(root / page)}]({to})"
-    rows = [f"| {duration(p.minutes)} | **{p.title}**. {p.about} | {', '.join(map(link, p.pages))} |"
-            for p in book.paths if without not in p.pages]
-    return Markdown("\n".join(["| it takes | path | pages |", "|---|---|---|", *rows]))
+    paths = [f"- **{p.title}** ({duration(p.minutes)}). {p.about} {', '.join(map(link, p.pages))}"
+             for p in book.paths if without not in p.pages]
+    return Markdown("\n".join(paths))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -121,8 +122,17 @@ def exercises(root: Path) -> list[str]:
     if not (root / "exercises" / "solutions").is_dir(): return []
     from rap_analyzer.core import LabError
     from rap_analyzer.learn import form
-    try: return form(root / "exercises")
+    try: return form(root / "exercises") + homeless(root)
     except LabError as e: return [str(e)]
+
+
+def homeless(root: Path) -> list[str]:
+    "Each exercise belongs to a notebook of the book."
+    file = root / "exercises" / "ids.toml"
+    ids = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() and (root / book.FILE).exists() else {}
+    listed = {e for n in book.read(root).notebooks for e in n.exercises} if ids else set()
+    return [f"exercise {id} belongs to no notebook: add it to one in {book.FILE}" for id, name in ids.items()
+            if name and id not in listed]
 
 
 CHECKS: dict[str, tuple[str, Callable[[Path], list[str]]]] = {

@@ -9,6 +9,7 @@ import pytest
 
 from rap_analyzer.lab import Lab
 from rap_analyzer.music import catalog
+from rap_analyzer.search import filters
 from rap_analyzer.search.filters import Filter, afiltered, decode_filtered, filtered, fold, limits, parse_range, select_filtered
 from rap_analyzer.search.index import nearest_ids, recall, similar
 from rap_analyzer.search.sessions import Query
@@ -18,7 +19,7 @@ N = 2_000
 SOME = [Filter(genre="drill"), Filter(mood="calm"), Filter(bpm=(90, 95)), Filter(bpm=(None, 80)), Filter(year=(2014, 2015)),
         Filter(year=(2020, None)), Filter(artist=catalog.name_artist(int(catalog.BY_RANK[0]))), Filter("trap", "dark"),
         Filter("drill", year=(2014, 2015)), Filter("lo-fi", "calm", (70, 90), (2000, 2020)), Filter(year=(1900, 2100))]
-MATCHES = "SELECT filter_tracks(%s::text, %s::text, %s::real, %s::real, %s::int, %s::int, %s::text, NULL)"
+MATCHES = f"SELECT filter_tracks({filters.PARAMETERS}, NULL)"
 WAYS = {"exact": (None, 0), "iterative": (0, 20_000)}
 
 

@@ -299,6 +299,10 @@ def test_exercises_are_held_to_their_form(house):
     (house / "exercises" / "solutions").mkdir(parents=True)
     assert "has no ids.toml" in checks.exercises(house)[0]
     shutil.copytree(ROOT / "exercises", house / "exercises", dirs_exist_ok=True)
+    ids, listed = re.findall(r'^("[\d.]+") = "\w', (ROOT / "exercises/ids.toml").read_text(), re.M), house / "nbs/book.toml"
+    listed.write_text(listed.read_text().replace('loud?"}', f'loud?", exercises = [{", ".join(ids[1:])}]}}'))
+    assert checks.exercises(house) == [f"exercise {ids[0][1:-1]} belongs to no notebook: add it to one in nbs/book.toml"]
+    listed.write_text(listed.read_text().replace("exercises = [", f"exercises = [{ids[0]}, "))
     assert checks.exercises(house) == []
     stub = house / "exercises" / "28_which_p95.ipynb"
     stub.write_text(stub.read_text().replace("unequal", "equal").replace("Two workers", "Three workers"))
