@@ -144,7 +144,7 @@ def open_lab() -> None:
 # %% ../nbs/assembly/80_launcher.ipynb #32411c69
 def find_first_page() -> str:  # below the folder that JupyterLab shows
     "The learner's START; the chapter itself where the lab lies outside of that folder."
-    from rap_analyzer.learn import own_start, own_start_at
+    from rap_analyzer.learn.copies import own_start, own_start_at
     root, own = settings().root.resolve(), own_start_at().resolve()
     return (own_start().resolve() if own.is_relative_to(root) else root / "nbs" / own.name).relative_to(root).as_posix()
 

@@ -29,14 +29,14 @@ Id = Annotated[str, typer.Argument(help="An exercise's id: 21.1")]
 @learn_app.command("list")
 def list_exercises(json_: AsJson = False) -> None:
     "Every exercise, and where you stand."
-    from rap_analyzer.learn import overview, overview_text
+    from rap_analyzer.learn.progress import overview, overview_text
     show(rows := overview(), json_, overview_text(rows))
 
 
 @learn_app.command("start")
 def start_exercise(id: Id) -> None:
     "Get a copy to work on, or bring yours up to date."
-    from rap_analyzer.learn import start
+    from rap_analyzer.learn.copies import start
     typer.echo(start(id))
 
 
@@ -48,7 +48,7 @@ def check_exercise(
     json_: AsJson = False,
 ) -> None:
     "Judge your answer; the exit code is 0 only for a pass."
-    from rap_analyzer.learn import check
+    from rap_analyzer.learn.course import check
     verdict = check(id, notebook, seed=seed, trace=bool(os.environ.get("RAP_DEBUG")))
     show(verdict.as_dict(), json_, repr(verdict))
     raise typer.Exit(0 if verdict.state == "pass" else 1)
@@ -57,22 +57,22 @@ def check_exercise(
 @learn_app.command("hint")
 def show_hint(id: Id) -> None:
     "The next of three hints."
-    from rap_analyzer.learn import give_hint
+    from rap_analyzer.learn.course import give_hint
     typer.echo(give_hint(id))
 
 
 @learn_app.command("solution")
 def show_solution(id: Id) -> None:
     "The solution, once you have passed or tried three different things."
-    from rap_analyzer.learn import give_solution
+    from rap_analyzer.learn.course import give_solution
     typer.echo(give_solution(id))
 
 
 @learn_app.command("again")
 def start_again(id: Id) -> None:
-    "The same idea in other clothes, for who has read the solution."
-    from rap_analyzer.learn import put_on_again
-    typer.echo(put_on_again(id))
+    "A variant of the task, for those who have read the solution."
+    from rap_analyzer.learn.copies import add_variant
+    typer.echo(add_variant(id))
 
 # %% ../nbs/lab/80_learn_commands.ipynb #1644732b
 PROGRESS: list[Callable[[], list[str]]] = []  # what later rooms add to `learn progress`
@@ -81,14 +81,14 @@ PROGRESS: list[Callable[[], list[str]]] = []  # what later rooms add to `learn p
 @learn_app.command("reset")
 def reset_exercise(id: Id) -> None:
     "A fresh copy; the old one is kept beside it."
-    from rap_analyzer.learn import reset
+    from rap_analyzer.learn.copies import reset
     typer.echo(reset(id))
 
 
 @learn_app.command("next")
 def show_next(path: Annotated[str | None, typer.Option(help="A reading path of nbs/book.toml.")] = None) -> None:
     "What to do next."
-    from rap_analyzer.learn import next_text
+    from rap_analyzer.learn.progress import next_text
     typer.echo(next_text(path))
 
 
@@ -99,7 +99,7 @@ def show_progress(
     json_: AsJson = False,
 ) -> None:
     "How far you are."
-    from rap_analyzer.learn import guess_line, guesses, overview, overview_text, progress_page
+    from rap_analyzer.learn.progress import guess_line, guesses, overview, overview_text, progress_page
     page = file or settings().home / "progress.html"
     if html: page.write_text(progress_page(), encoding="utf-8")
     more = [] if html else [line for lines in PROGRESS for line in lines()]
@@ -109,14 +109,16 @@ def show_progress(
 @learn_app.command("export")
 def export_journal(file: Annotated[Path, typer.Argument(help="Where to.")]) -> None:
     "Copy your journal to a file."
-    from rap_analyzer.learn import export_progress, words
+    from rap_analyzer.learn.journal import export_progress
+    from rap_analyzer.learn.messages import words
     typer.echo(words("cli.exported", n=export_progress(file), file=file))
 
 
 @learn_app.command("import")
 def import_journal(file: Annotated[Path, typer.Argument(help="What `export` wrote.")]) -> None:
     "Add the journal of another machine to yours; safe to repeat."
-    from rap_analyzer.learn import import_progress, words
+    from rap_analyzer.learn.journal import import_progress
+    from rap_analyzer.learn.messages import words
     added, doubtful = import_progress(file)
     typer.echo(words("cli.imported", added=added, doubtful=doubtful))
 
@@ -124,7 +126,8 @@ def import_journal(file: Annotated[Path, typer.Argument(help="What `export` wrot
 @learn_app.command("verify-all")
 def verify_exercises(json_: AsJson = False) -> None:
     "Every stub fails, every solution passes, every wrong answer is refused with its own words."
-    from rap_analyzer.learn import verify_all, words
+    from rap_analyzer.learn.messages import words
+    from rap_analyzer.learn.verification import verify_all
     def line(r: dict) -> None:
         state = words("verify.ok" if r["ok"] else "verify.failed")
         more = words("verify.line", wrong=r["wrong"], seconds=r["seconds"])

@@ -121,7 +121,7 @@ def exercises(root: Path) -> list[str]:
     "Exercises have their form, keep their numbers, and the learner's copies are what the solution notebooks make."
     if not (root / "exercises" / "solutions").is_dir(): return []
     from rap_analyzer.core import LabError
-    from rap_analyzer.learn import form
+    from rap_analyzer.learn.verification import form
     try: return form(root / "exercises") + homeless(root)
     except LabError as e: return [str(e)]
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from rap_analyzer.exercises import ids, stub
+from rap_analyzer.learn.task import ids, stub
 
 def main(root: Path) -> int:
     "Write the stubs that changed, and name them."

@@ -63,7 +63,8 @@ def small(lab):
 @pytest.fixture(scope="session")
 def memo_of():
     "What the judgements of one exercise with one seed share: questions, rivals, fork servers. Not for a measured exercise."
-    from rap_analyzer.exercises import Memo, warm_servers
+    from rap_analyzer.learn.feedback import Memo
+    from rap_analyzer.learn.sandbox import warm_servers
 
     memos, servers = {}, warm_servers()
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from rap_analyzer import learn
 from rap_analyzer.core import LabError, settings
-from rap_analyzer.exercises import exercise, space_of
+from rap_analyzer.learn import copies, course, journal
+from rap_analyzer.learn.task import exercise, space_of
 
 ID = "29.2"
 
@@ -17,7 +17,7 @@ def home(tmp_path, monkeypatch):
     "A learner who has just begun."
     monkeypatch.setenv("RAP_LAB_HOME", str(tmp_path))
     settings.cache_clear()
-    learn.start(ID)
+    copies.start(ID)
     return tmp_path
 
 
@@ -29,30 +29,30 @@ def own():
 
 def answer(said):
     "Hand in, as an edited notebook would."
-    file = learn.copy_of(ID)
+    file = copies.copy_of(ID)
     nb = json.loads(file.read_text(encoding="utf-8"))
     cell = next(c for c in nb["cells"] if "".join(c["source"]).startswith("#| task"))
     cell["source"] = f"#| task {ID}\nanswers = {said!r}"
     file.write_text(json.dumps(nb), encoding="utf-8")
-    return learn.check(ID)
+    return course.check(ID)
 
 
-def now(own): return own["which"](learn.turn(ID)[0])
+def now(own): return own["which"](course.turn(ID)[0])
 
 
 def right(own, name): return own["CASES"][name]["right"], sorted(own["CASES"][name]["needs"][0])
 
 
 def test_two_different_cases_in_a_row(home, own):
-    assert learn.check(ID).state == "not_attempted"
+    assert course.check(ID).state == "not_attempted"
     first = now(own)
-    assert f"Case {first}" in str(learn.case(ID))
+    assert f"Case {first}" in str(course.case(ID))
     v = answer({first: right(own, first)})
     assert v.state == "fail" and [c.ok for c in v.checks] == [True, True, False] and v.evidence["right"] == 1
     second = now(own)
-    assert second != first and f"Case {second}" in str(learn.case(ID))
+    assert second != first and f"Case {second}" in str(course.case(ID))
     assert answer({first: right(own, first), second: right(own, second)}).state == "pass"
-    assert learn.standing(ID, learn.events()).state == "pass"
+    assert journal.standing(ID, journal.events()).state == "pass"
 
 
 def test_a_wrong_one_in_between_starts_anew(home, own):
@@ -107,5 +107,5 @@ def test_the_recorded_figures_say_what_the_cases_say():
 
 
 def test_the_case_cannot_be_chosen(home, own):
-    with pytest.raises(LabError, match="drawn for each try"): learn.check(ID, seed=3)
-    with pytest.raises(LabError, match="21.1 has no cases"): learn.case("21.1")
+    with pytest.raises(LabError, match="drawn for each try"): course.check(ID, seed=3)
+    with pytest.raises(LabError, match="21.1 has no cases"): course.case("21.1")

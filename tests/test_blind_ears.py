@@ -6,7 +6,7 @@ import json
 import pytest
 
 from rap_analyzer.core import settings
-from rap_analyzer.exercises import exercise, space_of
+from rap_analyzer.learn.task import exercise, space_of
 
 @pytest.fixture(scope="module")
 def own():

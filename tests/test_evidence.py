@@ -6,7 +6,7 @@ import time
 import pytest
 
 from rap_analyzer.core import settings
-from rap_analyzer.exercises import exercise, exercises, space_of
+from rap_analyzer.learn.task import exercise, exercises, space_of
 from rap_analyzer.search import effects
 from rap_analyzer.search import evidence as ev
 

@@ -6,30 +6,22 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from rap_analyzer import exercises
 from rap_analyzer.core import LabError, settings
-from rap_analyzer.exercises import (
-    MARK,
-    differs,
-    exercise,
-    fitting,
-    from_history,
-    judge,
-    lint,
-    load_exercise,
-    program,
-    read,
-    space_of,
-    split_task,
-    stub,
-    verify,
-    words,
-)
+from rap_analyzer.learn import answers, feedback, messages, notebook, sandbox, task
+from rap_analyzer.learn.answers import differs
+from rap_analyzer.learn.feedback import fitting
+from rap_analyzer.learn.judge import judge
+from rap_analyzer.learn.messages import words
+from rap_analyzer.learn.notebook import from_history, program, read
+from rap_analyzer.learn.sandbox import MARK
+from rap_analyzer.learn.task import exercise, load_exercise, space_of, split_task, stub
+from rap_analyzer.learn.verification import lint, verify
 
 RIGHT = """#| task 21.1
 def recall(found, true):
@@ -51,7 +43,7 @@ WALL = []                                                                # the s
 
 @pytest.fixture(scope="module")
 def server():
-    warm = exercises.Warm()
+    warm = sandbox.Warm()
     yield warm
     warm.close()
 
@@ -60,14 +52,14 @@ def server():
 def wall(request):
     "A program starts in a fresh interpreter, or as a fork."
     if request.param == "forked":
-        if not exercises.warm_servers(): pytest.skip("this system has no pidfd_open")
+        if not sandbox.warm_servers(): pytest.skip("this system has no pidfd_open")
         WALL[:] = [request.getfixturevalue("server")]
     yield request.param
     WALL.clear()
 
 
 def verdict(ex, code, **more):
-    memo = exercises.Memo()
+    memo = feedback.Memo()
     memo.get("warm", lambda: WALL * 3)
     return judge(ex, [(1, code)], **{"memo": memo, **more})
 
@@ -79,8 +71,8 @@ def said(v):
 @pytest.fixture
 def marks(monkeypatch):
     "The marks of the runs of this test: other tests may run beside it."
-    real, made = exercises.secrets.token_hex, []
-    monkeypatch.setattr(exercises.secrets, "token_hex", lambda n: made.append(real(n)) or made[-1])
+    real, made = sandbox.secrets.token_hex, []
+    monkeypatch.setattr(sandbox.secrets, "token_hex", lambda n: made.append(real(n)) or made[-1])
     return made
 
 
@@ -128,7 +120,9 @@ def test_a_list_that_holds_itself(ex):
 @pytest.mark.parametrize("attack", [
     "import builtins\nfor n in 'all any len isinstance type zip map'.split(): setattr(builtins, n, lambda *a, **k: True)",
     "import json\njson.dumps = lambda *a, **k: '{\"got\": []}'",
-    "import rap_analyzer.exercises as e\ne.differs = e.judge = lambda *a, **k: ''\ne.Verdict.state = 'pass'",
+    "import rap_analyzer.learn.judge as j, rap_analyzer.learn.answers as a\na.differs = j.differs = j.judge = lambda *a, **k: ''\n"
+    "j.Verdict.state = 'pass'",
+    "import __main__ as m, rap_analyzer.learn.child as c\nfor x in (m, c): x.tell = x.main = lambda *a, **k: ['float', '1.0']",
     "import math\nmath.isclose = lambda *a, **k: True",
     "import sys\nsys.modules['json'] = sys.modules['os'] = None",
     "import os\nfor fd in range(3, 30):\n    try: os.write(fd, b'{\"got\": [[\"float\", \"1.0\"]]}')\n    except OSError: pass",
@@ -136,10 +130,10 @@ def test_a_list_that_holds_itself(ex):
     "import os\nos._exit = lambda code: None",
 ])
 def test_patches_stay_on_their_side(wall, ex, attack):
-    before = exercises.differs, exercises.math.isclose, exercises.json.dumps, len
+    before = answers.differs, answers.math.isclose, sandbox.json.dumps, len
     v = verdict(ex, attack + "\n" + WRONG.format("7.3"))
     assert v.state in ("fail", "error"), v
-    assert (exercises.differs, exercises.math.isclose, exercises.json.dumps, len) == before
+    assert (answers.differs, answers.math.isclose, sandbox.json.dumps, len) == before
     assert verdict(ex, RIGHT).state == "pass"
 
 
@@ -186,7 +180,7 @@ def test_this_machine_can_be_reached(wall, ex, tmp_path, monkeypatch):
         assert v.state == "pass" and "outside" not in v.evidence, v
     monkeypatch.setenv("REDIS_URL", "redis://:secret@192.0.2.7:6379/0")
     monkeypatch.setenv("DATABASE_URL", "host=192.0.2.8 dbname=rap")
-    assert exercises._servers() == ["192.0.2.8", "192.0.2.7"]
+    assert sandbox._servers() == ["192.0.2.8", "192.0.2.7"]
     ours = "import sys\nfor h in ('192.0.2.7', '192.0.2.8', '192.0.2.1'): sys.audit('socket.connect', None, (h, 1))"
     assert "wanted to reach 192.0.2.1" in said(verdict(ex, ours))
 
@@ -293,18 +287,18 @@ def test_a_child_that_holds_the_pipe_does_not_hold_us(wall, ex, marks):
 
 def forked(server, code, name="x"):
     "What a name has after a program, in a fork."
-    out = exercises.run_apart([(1, code)], [(name, name, None)], warm=iter([server]))
+    out = sandbox.run_apart([(1, code)], [(name, name, None)], warm=iter([server]))
     assert not out.error, out
-    return exercises.plain(out.got[0])
+    return answers.plain(out.got[0])
 
 
 def test_a_fork_is_as_good_as_new(server, monkeypatch):
-    if not exercises.warm_servers(): pytest.skip("this system has no pidfd_open")
+    if not sandbox.warm_servers(): pytest.skip("this system has no pidfd_open")
     monkeypatch.setenv("RAP_TOLD", "now")
     code = ("import os, random, sys\nimport numpy as np\nx = {'chance': [random.random(), float(np.random.rand())], 'told': "
             "os.environ['RAP_TOLD'], 'alone': os.getpid() == os.getsid(0) == os.getpgrp(), 'hash': hash('recall'), "
             "'open': len(os.listdir('/proc/self/fd')), "
-            "'here': os.listdir('.'), 'mark': os.environ['RAP_EXERCISE_RUN'], 'ours': 'rap_analyzer.exercises' in sys.modules, "
+            "'here': os.listdir('.'), 'mark': os.environ['RAP_EXERCISE_RUN'], 'ours': 'rap_analyzer.learn' in sys.modules, "
             "'environ': open('/proc/self/environ').read().count('RAP_EXERCISE_'), 'threads': os.environ['OPENBLAS_NUM_THREADS']}")
     one, other = forked(server, code), forked(server, code)
     assert one["chance"][0] != other["chance"][0] and one["chance"][1] != other["chance"][1] and one["mark"] != other["mark"]
@@ -314,29 +308,29 @@ def test_a_fork_is_as_good_as_new(server, monkeypatch):
 
 
 def test_each_run_of_a_judgement_has_a_hash_seed_of_its_own(ex):
-    servers = exercises.warm_servers()
+    servers = sandbox.warm_servers()
     if not servers: pytest.skip("this system has no pidfd_open")
     left = iter(servers)
-    run = exercises.partial(exercises.run_behind, [(1, "pass")], warm=left)
-    seen = [exercises.plain(run("x = hash('recall')", [("x", "x", None)]).got[0]) for _ in range(5)]
+    run = partial(sandbox.run_behind, [(1, "pass")], warm=left)
+    seen = [answers.plain(run("x = hash('recall')", [("x", "x", None)]).got[0]) for _ in range(5)]
     for s in servers: s.close()
     assert len(set(seen)) == 5, "three forks and two fresh interpreters"
 
 
 def test_without_a_server_a_run_is_fresh(monkeypatch):
-    server = exercises.Warm()
+    server = sandbox.Warm()
     assert forked(server, "x = 1") == 1
     if server._server: server._server.kill(), server._server.wait()
     began = time.monotonic()
     assert forked(server, "x = 2") == 2 and time.monotonic() - began < 8
     monkeypatch.setenv("RAP_EXERCISE_FORK", "0")
-    assert exercises.warm_servers() == []
+    assert sandbox.warm_servers() == []
 
 
 @pytest.mark.parametrize("end", ["close", "kill"])
 def test_a_fork_server_leaves_nothing_behind(end):
-    if not exercises.warm_servers(): pytest.skip("this system has no pidfd_open")
-    code = ("import sys, threading, time\nfrom rap_analyzer.exercises import Warm, run_apart\nwarm = Warm()\n"
+    if not sandbox.warm_servers(): pytest.skip("this system has no pidfd_open")
+    code = ("import sys, threading, time\nfrom rap_analyzer.learn.sandbox import Warm, run_apart\nwarm = Warm()\n"
             "run = lambda: run_apart([(1, 'import time; time.sleep(60)')], seconds=60, warm=iter([warm]))\n"
             "threading.Thread(target=run, daemon=True).start()\n"
             "time.sleep(3)\nprint(warm._server.pid, flush=True)\nsys.stdin.read()\nwarm.close()")
@@ -431,7 +425,7 @@ def test_marks_of_a_task():
 
 def change(tmp_path, **swap):
     "A copy of the first exercise's solution notebook with cells replaced, by directive; None takes the cell away."
-    nb = json.loads(exercises.ids()["21.1"].read_text(encoding="utf-8"))
+    nb = json.loads(task.ids()["21.1"].read_text(encoding="utf-8"))
     for name, text in swap.items():
         at = [i for i, c in enumerate(nb["cells"]) if "".join(c["source"]).startswith((f"#| {name} ", f"#| {name}\n"))]
         if text is None: nb["cells"] = [c for i, c in enumerate(nb["cells"]) if i not in at]
@@ -464,11 +458,11 @@ def test_form(tmp_path, swap, says):
     assert any(says in line for line in lint(load_exercise(change(tmp_path, **swap))))
 
 
-def test_a_task_in_other_clothes_is_asked_for_and_its_wrong_answers_are_tested(tmp_path):
-    assert any("in other clothes" in line for line in lint(load_exercise(change(tmp_path, again=None))))
-    assert any("in other clothes" in line for line in lint(load_exercise(change(tmp_path, wrong_again=None))))
+def test_a_variant_is_asked_for_and_its_wrong_answers_are_tested(tmp_path):
+    assert any("needs a variant" in line for line in lint(load_exercise(change(tmp_path, again=None))))
+    assert any("needs a variant" in line for line in lint(load_exercise(change(tmp_path, wrong_again=None))))
     alone = "#| exercise 21.1\nalone = 'it is the only one'"
-    assert not any("in other clothes" in line for line in lint(load_exercise(change(tmp_path, again=None, exercise=alone))))
+    assert not any("needs a variant" in line for line in lint(load_exercise(change(tmp_path, again=None, exercise=alone))))
     path = change(tmp_path, wrong_again="#| wrong_again right place\ndef missed(f, t): return [x for x in t if x not in f]")
     assert verify(load_exercise(path))["problems"] == ["wrong answer 'right' should fail: pass: "]
 
@@ -488,21 +482,22 @@ def test_verify_sees_a_checker_that_rots(tmp_path, swap, says):
 
 
 def test_rivals_answer_once_for_all_answers_to_one_seed(ex, monkeypatch):
-    real, asked, draw, drawn = exercises.rival_answers, [], exercises.drawn, []
-    monkeypatch.setattr(exercises, "rival_answers", lambda *a: asked.append(a[2]) or real(*a))
-    monkeypatch.setattr(exercises, "drawn", lambda *a: drawn.append(a[1]) or draw(*a))
+    module = sys.modules["rap_analyzer.learn.judge"]
+    real, asked, draw, drawn = module.rival_answers, [], module.drawn, []
+    monkeypatch.setattr(module, "rival_answers", lambda *a: asked.append(a[2]) or real(*a))
+    monkeypatch.setattr(module, "drawn", lambda *a: drawn.append(a[1]) or draw(*a))
     first, second = verify(ex), verify(ex)
     assert first["ok"] and second["ok"], first["problems"] + second["problems"]
     assert len(asked) == 4 and asked[:2] != asked[2:], "once for the task and once for its variant, anew for each run"
     assert drawn == [first["seed"]] * 2 + [second["seed"]] * 2
     assert first["seed"] != second["seed"] and verify(ex, seed=5)["seed"] == 5
-    memo = exercises.Memo()
+    memo = feedback.Memo()
     alone, shared = ([said(verdict(ex, code, seed=5, memo=m)) for _, code in ex.wrong.values()] for m in (None, memo))
     assert alone == shared
 
 
 def test_the_copy_holds_nothing_that_gives_it_away():
-    for path in exercises.ids().values():
+    for path in task.ids().values():
         text = stub(path)
         assert "SOLUTION" not in text and "#| wrong" not in text and "#| checker" not in text and "#| hints" not in text
         assert "check(" in text
@@ -514,9 +509,9 @@ def test_messages_can_be_translated(tmp_path, monkeypatch):
     (tmp_path / "exercises" / "messages" / "xx.toml").write_text('"state.pass" = "bestanden"\n"21.1.hint.1" = "warum?"\n')
     monkeypatch.setenv("RAP_SETTINGS", str(tmp_path / "settings.ini"))
     monkeypatch.setenv("RAP_LANGUAGE", "xx")
-    settings.cache_clear(), exercises.translated.cache_clear()
+    settings.cache_clear(), messages.load_translation.cache_clear()
     assert words("state.pass") == "bestanden" and words("state.fail") == "not yet" and words("21.1.hint.1", "why?") == "warum?"
-    exercises.translated.cache_clear()
+    messages.load_translation.cache_clear()
 
 
 # ---- measured exercises: what is handed in is run, and figures are not listened to
@@ -774,7 +769,7 @@ def test_a_name_inside_the_task_is_not_the_sessions_name_of_the_same_sound():
                "def share(x): return math.floor(x) * half",
                "#| task 21.1\ndef recall(found, true):\n    return share(sum(f in t for f, t in zip(found, true)))",
                "recall([], [])"]
-    kept = [c.text for c in exercises.from_history(session, "21.1")]
+    kept = [c.text for c in notebook.from_history(session, "21.1")]
     assert kept == [session[2], session[3], session[4], session[5]]
     code = "x = [y for y in z]\nclass A:\n    b = c\ndef f(p, q=r):\n    global g\n    g = p + s"
-    assert exercises._names(code) == ({"x", "A", "f", "g"}, {"z", "c", "r", "s", "g"})
+    assert notebook.find_names(code) == ({"x", "A", "f", "g"}, {"z", "c", "r", "s", "g"})

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rap_analyzer.exercises import exercise, judge
+from rap_analyzer.learn.judge import judge
+from rap_analyzer.learn.task import exercise
 
 TAILS = '''
 def rhymes(a, b):

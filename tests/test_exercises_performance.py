@@ -6,7 +6,9 @@ from contextlib import closing
 import pytest
 
 from rap_analyzer.core import settings
-from rap_analyzer.exercises import exercise, judge, run_behind, why
+from rap_analyzer.learn.judge import judge
+from rap_analyzer.learn.sandbox import run_behind, why
+from rap_analyzer.learn.task import exercise
 
 @pytest.fixture
 def servers(lab, lab_home, monkeypatch):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rap_analyzer import core, learn
+from rap_analyzer import core
 from rap_analyzer.core import LabError, settings
-from rap_analyzer.exercises import exercise, ids
+from rap_analyzer.learn import copies, course, journal, messages, progress, verification
+from rap_analyzer.learn.task import exercise, ids
 
 ID, BUGGY, GOOD = "21.1", "sum(a == b for a, b in zip(f, t))", "len(set(f) & set(t))"
 
@@ -33,7 +34,7 @@ def rap(*words, **env):
 
 def edit(line, name=ID):
     "Write a line into the learner's copy, as one would in JupyterLab."
-    file = learn.copy_of(name)
+    file = copies.copy_of(name)
     nb = json.loads(file.read_text(encoding="utf-8"))
     cell = next(c for c in nb["cells"] if "".join(c["source"]).startswith("#| task"))
     before = next(x for x in "".join(cell["source"]).splitlines() if "hits +=" in x)
@@ -44,7 +45,7 @@ def edit(line, name=ID):
 # ---- the commands
 
 def test_from_start_to_pass_on_the_command_line(home):
-    assert rap("next").stdout.startswith(f"{learn.next_exercise().id} ")
+    assert rap("next").stdout.startswith(f"{progress.next_exercise().id} ")
     assert "no copy of 28.1 yet" in rap("check", "28.1").stderr
     assert "Your copy:" in rap("start", ID).stdout and "is there" in rap("start", ID).stdout
     first = rap("check", ID, "--json")
@@ -80,24 +81,24 @@ def test_bad_words_get_one_sentence(home, words, says):
 
 
 def test_what_never_reached_the_answer_is_no_attempt(home):
-    learn.start(ID)
-    file = learn.copy_of(ID)
+    copies.start(ID)
+    file = copies.copy_of(ID)
     nb = json.loads(file.read_text(encoding="utf-8"))
     nb["cells"].insert(0, {"cell_type": "code", "id": "own", "metadata": {}, "source": "rows = open('/nowhere/log.csv')"})
     file.write_text(json.dumps(nb), encoding="utf-8")
     edit(GOOD)
     told = rap("check", ID)
     assert told.returncode == 1 and "cell 1, line 1" in told.stdout and "does not count as an attempt" in told.stdout
-    assert [e.kind for e in learn.events()] == ["start"] and learn.standing(ID, learn.events()).attempts == 0
+    assert [e.kind for e in journal.events()] == ["start"] and journal.standing(ID, journal.events()).attempts == 0
     edit("1 / 0")
     nb = json.loads(file.read_text(encoding="utf-8"))
     nb["cells"][0]["source"] = "#| look\n" + nb["cells"][0]["source"]
     file.write_text(json.dumps(nb), encoding="utf-8")
-    assert learn.check(ID).evidence["error"] == "asked" and learn.standing(ID, learn.events()).attempts == 1
+    assert course.check(ID).evidence["error"] == "asked" and journal.standing(ID, journal.events()).attempts == 1
 
 
 def test_the_traceback_comes_with_debug(home):
-    learn.start(ID)
+    copies.start(ID)
     edit("1 / 0")
     command = [sys.executable, "-m", "rap_analyzer.cli", "--debug", "learn", "check", ID]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -105,12 +106,12 @@ def test_the_traceback_comes_with_debug(home):
 
 
 def test_checking_waits_for_nothing_heavy(home):
-    learn.start(ID)
+    copies.start(ID)
     edit(GOOD)
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "rap_analyzer.cli", "learn", "check", ID], capture_output=True,
                           text=True)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert done.returncode == 0 and "rap_analyzer.learn" in loaded
+    assert done.returncode == 0 and "rap_analyzer.learn.course" in loaded
     assert not loaded & {"numpy", "psycopg", "pandas", "IPython", "matplotlib", "nbformat", "fastapi", "redis"}
 
 
@@ -119,9 +120,9 @@ def test_checking_waits_for_nothing_heavy(home):
 def test_the_same_verdict_in_a_cell(home, tmp_path):
     import nbformat
     from nbclient import NotebookClient
-    learn.start(ID)
+    copies.start(ID)
     edit("sum(i in t for i in f)")
-    file = learn.copy_of(ID)
+    file = copies.copy_of(ID)
     nb = nbformat.reads(file.read_text(encoding="utf-8"), 4)
     nb.cells = [c for c in nb.cells if "predict(" not in c.source and "against_prediction" not in c.source]
     nb.cells.insert(-1, nbformat.v4.new_code_cell("1 + 1"))
@@ -130,35 +131,35 @@ def test_the_same_verdict_in_a_cell(home, tmp_path):
     out = nb.cells[-1].outputs[0].data
     assert "21.1  not yet" in out["text/plain"] and "comes back twice" in " ".join(out["text/plain"].split())
     assert 'role="status"' in out["text/html"]
-    assert [e.facts["sign"][0] for e in learn.events() if e.kind == "attempt"] == ["repeats"]
+    assert [e.facts["sign"][0] for e in journal.events() if e.kind == "attempt"] == ["repeats"]
     edit("sum(i in t for i in f)")
-    on_file = learn.check(ID, file)
+    on_file = course.check(ID, file)
     assert [(c.name, c.ok, c.belief) for c in on_file.checks] == [("your code runs", True, ""), ("the answers", False, "repeats")]
 
 
 # ---- help
 
 def test_hints_are_offered_after_two_similar_failures(home):
-    learn.start(ID)
+    copies.start(ID)
     edit("sum(i in t for i in f)")
-    assert learn.check(ID).note == ""
+    assert course.check(ID).note == ""
     edit("len(f) + 10")
-    assert learn.check(ID).note == ""                                     # another mistake
+    assert course.check(ID).note == ""                                     # another mistake
     edit("len(f) + 10 # the same")
-    assert "learn hint 21.1" in learn.check(ID).note
+    assert "learn hint 21.1" in course.check(ID).note
     ex = exercise(ID)
-    assert [learn.give_hint(ID) for _ in range(4)] == [f"Hint {n} of 3. {ex.hints[n - 1]}" for n in (1, 2, 3, 3)]
+    assert [course.give_hint(ID) for _ in range(4)] == [f"Hint {n} of 3. {ex.hints[n - 1]}" for n in (1, 2, 3, 3)]
     edit("len(f) + 11")
-    assert "learn solution 21.1" in learn.check(ID).note                   # three different ones, and no hint is left
+    assert "learn solution 21.1" in course.check(ID).note                   # three different ones, and no hint is left
 
 
 def test_the_same_way_is_the_same_error_and_the_same_belief(home):
-    learn.start(ID)
+    copies.start(ID)
     def note_after(*lines):
-        for line in lines: edit(line); v = learn.check(ID)
+        for line in lines: edit(line); v = course.check(ID)
         return v.note
     assert note_after("1 / 0", "nowhere") == ""                            # two errors, but not of one kind
-    assert note_after("len(f) + 10", "[][1]", "here") == learn.words("offer.solution", id=ID)
+    assert note_after("len(f) + 10", "[][1]", "here") == messages.words("offer.solution", id=ID)
     assert "Twice in the same way" in note_after("somewhere")
     assert note_after("sum(i in t for i in f)").startswith("After three")
     assert "Twice in the same way" in note_after("sum(x in t for x in f)")
@@ -167,15 +168,15 @@ def test_the_same_way_is_the_same_error_and_the_same_belief(home):
 
 
 def test_a_wrong_answer_after_a_pass_is_not_sent_on(home):
-    learn.start(ID)
+    copies.start(ID)
     edit(GOOD)
-    assert "learn next" in learn.check(ID).note
+    assert "learn next" in course.check(ID).note
     edit("2")
-    v = learn.check(ID)
-    assert v.state == "fail" and v.note == "" and learn.standing(ID, learn.events()).state == "pass"
-    edit("3"), learn.check(ID)
+    v = course.check(ID)
+    assert v.state == "fail" and v.note == "" and journal.standing(ID, journal.events()).state == "pass"
+    edit("3"), course.check(ID)
     edit(GOOD)
-    assert "learn next" in learn.check(ID).note
+    assert "learn next" in course.check(ID).note
 
 
 def test_progress_says_how_well_one_guesses(home):
@@ -185,95 +186,95 @@ def test_progress_says_how_well_one_guesses(home):
                                      ("d.share", 0.2, 0.3, "share"), ("e.whole", 1, 1.0, "share")]:
         predict(key, guess, scale=scale)
         record(key, truth)
-    assert [round(g.off, 2) for g in learn.guesses()] == [1.9, 20, 10, 1.5, 1]
+    assert [round(g.off, 2) for g in progress.guesses()] == [1.9, 20, 10, 1.5, 1]
     line = "5 guesses, 3 of them within a factor of two. The worst surprise: b.far, guessed 3, measured 60."
-    assert line in rap("progress").stdout.splitlines() and line in learn.progress_page()
+    assert line in rap("progress").stdout.splitlines() and line in progress.progress_page()
     predict("f.all", 1, scale="share")
     record("f.all", 0.98)
-    assert learn.guesses()[-1].off == float("inf") and "f.all, guessed 1, measured 0.98" in rap("progress").stdout
+    assert progress.guesses()[-1].off == float("inf") and "f.all, guessed 1, measured 0.98" in rap("progress").stdout
 
 
 def test_the_solution_opens_after_three_different_attempts(home):
-    learn.start(ID)
+    copies.start(ID)
     for line in ("1", "1  # again", "1 + 0", "1"):
         edit(line)
-        learn.check(ID)
-    with pytest.raises(LabError, match="so far: 2"): learn.give_solution(ID)
+        course.check(ID)
+    with pytest.raises(LabError, match="so far: 2"): course.give_solution(ID)
     edit("2")
-    learn.check(ID)
-    told = learn.give_solution(ID)
+    course.check(ID)
+    told = course.give_solution(ID)
     assert GOOD in told and "### " not in told and "Why it works" in told and "How it is checked" not in told
-    assert next(r for r in learn.overview() if r["id"] == ID)["revealed"]
+    assert next(r for r in progress.overview() if r["id"] == ID)["revealed"]
 
 
-def test_who_has_read_the_solution_can_pass_in_other_clothes(home):
-    learn.start(ID)
-    for line in ("1", "2", "3"): edit(line), learn.check(ID)
-    learn.give_solution(ID)
+def test_whoever_has_read_the_solution_can_pass_the_variant(home):
+    copies.start(ID)
+    for line in ("1", "2", "3"): edit(line), course.check(ID)
+    course.give_solution(ID)
     edit(GOOD)
-    assert "learn again 21.1" in learn.check(ID).note
-    assert "behind your answer" in rap("again", ID).stdout and learn.put_on_again(ID) == learn.put_on_again(ID)
+    assert "learn again 21.1" in course.check(ID).note
+    assert "behind your answer" in rap("again", ID).stdout and copies.add_variant(ID) == copies.add_variant(ID)
     assert json.loads(rap("check", ID, "--json").stdout)["state"] == "not attempted"
-    file, (solved, opened) = learn.copy_of(ID), exercise(ID).again
+    file, (solved, opened) = copies.copy_of(ID), exercise(ID).again
     nb = json.loads(file.read_text())
     worn = [c for c in nb["cells"] if "".join(c["source"]) == opened]
     assert len(worn) == 1
     worn[0]["source"] = solved
     file.write_text(json.dumps(nb))
-    assert learn.check(ID).state == "pass" and learn.standing(ID, learn.events()).again
-    assert "no other clothes: there are eight mistakes" in learn.put_on_again("29.1")
-    assert "another case" in learn.put_on_again("29.2")
+    assert course.check(ID).state == "pass" and journal.standing(ID, journal.events()).again
+    assert "no variant: there are eight mistakes" in copies.add_variant("29.1")
+    assert "another case" in copies.add_variant("29.2")
 
 
 def test_a_solution_read_after_the_pass_is_no_stain(home):
-    learn.start(ID)
+    copies.start(ID)
     edit(GOOD)
-    learn.check(ID)
-    learn.give_solution(ID)
-    assert not learn.standing(ID, learn.events()).revealed
+    course.check(ID)
+    course.give_solution(ID)
+    assert not journal.standing(ID, journal.events()).revealed
 
 
 # ---- the journal
 
 def test_an_edited_journal_is_shown_as_not_verified(home):
-    learn.start(ID)
+    copies.start(ID)
     edit("2")
-    learn.check(ID)
+    course.check(ID)
     file = home / "progress.jsonl"
     file.write_text(file.read_text().replace('"fail"', '"pass"'))
-    assert learn.standing(ID, learn.events()).state == "not_verified"
+    assert journal.standing(ID, journal.events()).state == "not_verified"
     assert "not verified" in rap("progress").stdout
-    assert "not verified" in learn.progress_page()
+    assert "not verified" in progress.progress_page()
 
 
 @pytest.mark.parametrize("junk", ["", "{", "null", "[]", '{"at": 1}', "\x00\xff",
                                   '{"at":"","exercise":"21.1","kind":"attempt","facts":{}}'])
 def test_junk_in_the_journal_is_survived(home, junk):
-    learn.note(ID, "start")
+    journal.note(ID, "start")
     with open(home / "progress.jsonl", "a", encoding="utf-8") as f: f.write(junk)
-    learn.note(ID, "hint")
+    journal.note(ID, "hint")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        s = learn.standing(ID, learn.events())
+        s = journal.standing(ID, journal.events())
         assert s.hints == 1 and s.state != "pass"
-        assert ID in learn.overview_text(learn.overview())
+        assert ID in progress.overview_text(progress.overview())
 
 
 def test_many_write_at_once(home):
-    with ThreadPoolExecutor(8) as pool: list(pool.map(lambda i: learn.note(ID, "hint", n=i), range(200)))
-    found = learn.events()
+    with ThreadPoolExecutor(8) as pool: list(pool.map(lambda i: journal.note(ID, "hint", n=i), range(200)))
+    found = journal.events()
     assert len(found) == 200 and all(e.verified for e in found)
 
 
 def test_progress_moves_to_another_home(home, tmp_path):
-    learn.start(ID)
+    copies.start(ID)
     edit(GOOD)
-    learn.check(ID)
+    course.check(ID)
     other = tmp_path / "other"
     assert "events written" in rap("export", str(tmp_path / "p.jsonl")).stdout
     assert rap("import", str(tmp_path / "p.jsonl"), RAP_LAB_HOME=str(other)).stdout.startswith("2 events added, 0 of them")
     assert rap("import", str(tmp_path / "p.jsonl"), RAP_LAB_HOME=str(other)).stdout.startswith("0 events added")
-    assert learn.standing(ID, learn.events(other)).state == "pass"
+    assert journal.standing(ID, journal.events(other)).state == "pass"
 
 
 def test_a_page_with_guesses(home):
@@ -281,7 +282,7 @@ def test_a_page_with_guesses(home):
     predict("a.b", 30)
     record("a.b", 10.0)
     predict("a.b", 10)                                                    # too late to count
-    assert learn.guesses() == [("a.b", 30.0, 10.0, 3.0)]
+    assert progress.guesses() == [("a.b", 30.0, 10.0, 3.0)]
     assert "page.html" in rap("progress", "--html", str(home / "page.html")).stdout
     assert rap("progress", "--html").stdout.strip() == str(home / "progress.html") and (home / "progress.html").exists()
     page = (home / "page.html").read_text(encoding="utf-8")
@@ -293,53 +294,53 @@ def test_a_page_with_guesses(home):
 # ---- copies
 
 def test_an_update_keeps_what_the_learner_wrote(home):
-    learn.start(ID)
+    copies.start(ID)
     edit(GOOD)
-    file, base = learn.copy_of(ID), home / "exercises" / ".base" / learn.copy_of(ID).name
+    file, base = copies.copy_of(ID), home / "exercises" / ".base" / copies.copy_of(ID).name
     was = json.loads(base.read_text())
     was["cells"][1]["source"] = "an older story"                          # the course has moved on since
     mine = json.loads(file.read_text())
     mine["cells"][1]["source"] = "an older story"
     mine["cells"].append(mine["cells"][-1] | {"id": "own", "source": "my = 1"})
     base.write_text(json.dumps(was)), file.write_text(json.dumps(mine))
-    assert "brought up to date" in learn.start(ID)
+    assert "brought up to date" in copies.start(ID)
     now = json.loads(file.read_text())
     assert now["cells"][-1]["source"] == "my = 1" and "an older story" not in json.dumps(now)
-    assert learn.check(ID).state == "pass"
+    assert course.check(ID).state == "pass"
     assert "an older story" in file.with_suffix(".before-update.ipynb").read_text()
-    assert "is there" in learn.start(ID)
+    assert "is there" in copies.start(ID)
 
 
 def test_a_copy_that_is_no_notebook_is_not_overwritten(home):
-    learn.start(ID)
-    file = learn.copy_of(ID)
+    copies.start(ID)
+    file = copies.copy_of(ID)
     file.write_text("half a file")
     (home / "exercises" / ".base" / file.name).unlink()
-    with pytest.raises(LabError, match="is not a notebook"): learn.start(ID)
+    with pytest.raises(LabError, match="is not a notebook"): copies.start(ID)
     assert file.read_text() == "half a file"
-    assert "fresh copy" in learn.reset(ID) and "half a file" in [p.read_text() for p in file.parent.glob("*.old1.ipynb")]
+    assert "fresh copy" in copies.reset(ID) and "half a file" in [p.read_text() for p in file.parent.glob("*.old1.ipynb")]
 
 
 def test_deleting_the_checker_cell_changes_nothing(home):
-    learn.start(ID)
+    copies.start(ID)
     edit("2")
-    nb = json.loads(learn.copy_of(ID).read_text())
+    nb = json.loads(copies.copy_of(ID).read_text())
     nb["cells"] = [c for c in nb["cells"] if "#| check" not in "".join(c["source"])]
-    learn.copy_of(ID).write_text(json.dumps(nb))
-    assert learn.check(ID).state == "fail"
+    copies.copy_of(ID).write_text(json.dumps(nb))
+    assert course.check(ID).state == "fail"
     nb["cells"] = [c for c in nb["cells"] if "#| task" not in "".join(c["source"])]
-    learn.copy_of(ID).write_text(json.dumps(nb))
-    with pytest.raises(LabError, match="put that line back"): learn.check(ID)
+    copies.copy_of(ID).write_text(json.dumps(nb))
+    with pytest.raises(LabError, match="put that line back"): course.check(ID)
 
 
 def test_a_missing_checker_is_an_error_not_a_pass(home, tmp_path, monkeypatch):
-    learn.start(ID)
+    copies.start(ID)
     (tmp_path / "repo" / "exercises").mkdir(parents=True)
     (tmp_path / "repo" / "exercises" / "ids.toml").write_text('"21.1" = "21_recall_by_hand"')
     (tmp_path / "repo" / "settings.ini").write_text("")
     monkeypatch.setenv("RAP_SETTINGS", str(tmp_path / "repo" / "settings.ini"))
     settings.cache_clear()
-    with pytest.raises(LabError, match="there is no notebook"): learn.check(ID)
+    with pytest.raises(LabError, match="there is no notebook"): course.check(ID)
 
 
 # ---- what is next
@@ -354,38 +355,38 @@ def test_next_follows_the_reading_path(home, tmp_path, monkeypatch):
     book.write_text(f'[[path]]\nname = "taste"\ntitle = "T"\nminutes = 9\nnotebooks = ["START", "exercises/{ids()[last].stem}"]\n')
     monkeypatch.setenv("RAP_SETTINGS", str(repo / "settings.ini"))
     settings.cache_clear()
-    assert learn.next_exercise().id == last and [e.id for e in learn.order("taste")] == [last]
-    with pytest.raises(LabError, match="no reading path 'nowhere'; there are: taste"): learn.order("nowhere")
+    assert progress.next_exercise().id == last and [e.id for e in progress.order("taste")] == [last]
+    with pytest.raises(LabError, match="no reading path 'nowhere'; there are: taste"): progress.order("nowhere")
     book.write_text('[[chapter]]\nfolder = "x"\ntitle = "X"\nabout = ""\n'
                     'notebooks = [{file = "10_index", topic = "T", question = "Q?", exercises = ["21.1", "13.2"]}]\n'
                     '[[path]]\nname = "weekend"\ntitle = "W"\nminutes = 9\n'
                     'notebooks = ["START", "x/10_index", "exercises/28_which_p95"]')
-    assert [e.id for e in learn.order("weekend")] == ["21.1", "13.2", "28.1"]
+    assert [e.id for e in progress.order("weekend")] == ["21.1", "13.2", "28.1"]
 
 
 def test_next_and_check_know_that_start_holds_the_first_exercise(home):
-    told = learn.next_text()
+    told = progress.next_text()
     assert told.startswith("21.1  Mend one line  (in ") and "START.ipynb" in told and "learn start 21.1" in told
     from_start = rap("check", ID)
     assert from_start.returncode == 1 and from_start.stdout.startswith("21.1  not attempted")
-    learn.start(ID)
-    assert learn.next_text().startswith(f"21.1  {exercise(ID).title}")
+    copies.start(ID)
+    assert progress.next_text().startswith(f"21.1  {exercise(ID).title}")
 
 
 def test_start_is_the_learners_own_copy_and_moves_on_with_the_course(home):
     chapter = settings().root / "nbs" / "START.ipynb"
-    was, own = chapter.read_bytes(), learn.own_start()
+    was, own = chapter.read_bytes(), copies.own_start()
     links = re.findall(r"\]\(([^)]+\.ipynb)\)", own.read_text(encoding="utf-8"))
     assert own.parent == home and len(links) > 3 and all((home / x).resolve().is_relative_to(chapter.parent) for x in links)
     assert all((home / x).exists() for x in links)
     text = own.read_text(encoding="utf-8")
     own.write_text(text.replace(BUGGY, GOOD), encoding="utf-8")
-    assert "START.ipynb" in learn.next_text() and str(chapter) not in learn.next_text()
+    assert "START.ipynb" in progress.next_text() and str(chapter) not in progress.next_text()
     base = home / "exercises" / ".base" / own.name
     base.write_text(text.replace("Press play if you like", "Press it"), encoding="utf-8")  # so the course was when they began
-    assert learn.own_start() == own and GOOD in own.read_text(encoding="utf-8") and "Press play" in own.read_text(encoding="utf-8")
+    assert copies.own_start() == own and GOOD in own.read_text(encoding="utf-8") and "Press play" in own.read_text(encoding="utf-8")
     again = own.read_bytes()
-    assert learn.own_start().read_bytes() == again
+    assert copies.own_start().read_bytes() == again
     checked = rap("check", ID)
     assert checked.returncode == 0 and checked.stdout.startswith("21.1  pass"), checked
     assert rap("check", ID, "--notebook", str(own)).returncode == 0 and chapter.read_bytes() == was
@@ -406,9 +407,9 @@ def test_of_start_only_what_the_answer_rests_on_is_run(home, tmp_path, monkeypat
     monkeypatch.setenv("RAP_SETTINGS", str(repo / "settings.ini"))
     settings.cache_clear()
     for given in (None, repo / "nbs" / "START.ipynb"):
-        v = learn.check(ID, given)
+        v = course.check(ID, given)
         assert v.state == "pass", v
-    assert learn.next_exercise().id != ID
+    assert progress.next_exercise().id != ID
 
 
 @pytest.mark.parametrize("path, spelt", [("", ".venv/bin/rap-analyzer"), ("bin", "rap-analyzer")])
@@ -422,8 +423,8 @@ def test_commands_in_messages_can_be_pasted(home, tmp_path, monkeypatch, path, s
     monkeypatch.setenv("RAP_SETTINGS", str(tmp_path / "repo" / "settings.ini"))
     monkeypatch.setenv("PATH", str(tmp_path / path) if path else "/nowhere")
     settings.cache_clear()
-    assert core.shell_command("lab up") == f"{spelt} lab up" and learn.words("offer.next").endswith(f": {spelt} learn next")
-    assert learn.next_text().splitlines()[-1] == f"{spelt} learn start {learn.next_exercise().id}"
+    assert core.shell_command("lab up") == f"{spelt} lab up" and messages.words("offer.next").endswith(f": {spelt} learn next")
+    assert progress.next_text().splitlines()[-1] == f"{spelt} learn start {progress.next_exercise().id}"
     (tmp_path / "repo" / ".venv" / "bin" / "rap-analyzer").unlink()
     assert core.shell_command() == "rap-analyzer"
 
@@ -440,9 +441,9 @@ def test_no_message_spells_the_command_by_itself():
 
 
 def test_what_the_commands_confirm_can_be_translated(home, monkeypatch):
-    said = learn.catalog()
+    said = verification.catalog()
     assert {"cli.exported", "cli.imported", "verify.line", "drill.open", "drill.passed", "drill.none"} <= set(said)
-    monkeypatch.setitem(learn.MESSAGES, "cli.exported", "{n} -> {file}")
+    monkeypatch.setitem(messages.MESSAGES, "cli.exported", "{n} -> {file}")
     from typer.testing import CliRunner
 
     from rap_analyzer.cli import app
@@ -454,10 +455,10 @@ def test_what_the_commands_confirm_can_be_translated(home, monkeypatch):
 def test_form_sees_what_differs(tmp_path):
     import shutil
     root = Path(shutil.copytree(settings().root / "exercises", tmp_path / "exercises"))
-    assert learn.form(root) == []
+    assert verification.form(root) == []
     copy = root / "21_recall_by_hand.ipynb"
     copy.write_text(copy.read_text().replace("Change one line", "Change two lines"))
     (root / "solutions" / "21_other.ipynb").write_text("{}")
     (root / "ids.toml").write_text((root / "ids.toml").read_text() + '"21.9" = "21_recall_by_hand"\n"21.8" = ""\n')
-    said = "\n".join(learn.form(root))
+    said = "\n".join(verification.form(root))
     for what in ("not what its solution notebook makes", "21_other.ipynb has no id", "a number never changes"): assert what in said

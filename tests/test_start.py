@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from rap_analyzer.learn import own_start
+from rap_analyzer.learn.copies import own_start
 
 def test_the_mended_line_is_a_green_check(lab, small, monkeypatch):
     monkeypatch.setenv("RAP_LAB_HOME", str(lab.home))

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from rap_analyzer.core import settings
-from rap_analyzer.exercises import exercise, ids
-from rap_analyzer.learn import verify_all
+from rap_analyzer.learn.task import exercise, ids
+from rap_analyzer.learn.verification import verify_all
 
 @pytest.fixture
 def servers(lab_home, monkeypatch):

@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from ..core import LabError
 from ..disk import locked, write_whole
 from ..lab import Lab
-from ..learn import words
+from ..learn.messages import words
 from ..music.catalog import MODEL_ID
 from .faults import FAULTS, INDEX, drill_file
 from .index import built

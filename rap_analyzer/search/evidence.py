@@ -19,8 +19,9 @@ from itertools import islice
 import numpy as np
 
 from ..disk import locked
-from ..exercises import Check, words
 from ..lab import Lab
+from ..learn.feedback import Check
+from ..learn.messages import words
 from ..music import catalog
 from ..stats import Ratio, median_interval
 from ..timing import schedule
