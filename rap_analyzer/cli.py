@@ -14,15 +14,16 @@ from typing import Annotated
 # %% ../nbs/assembly/90_cli.ipynb #7610e722
 import typer
 
-from . import commands, launcher, learn_commands
+from . import commands, launcher
 from .core import LabError
 from .decide import commands as decide
+from .learn import commands as learn
 from .library import commands as library
 from .music import commands as music
 from .search import commands as search
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The Engineering Mindset Lab.")
-for room in (commands, search, music, library, launcher, decide, learn_commands):
+for room in (commands, search, music, library, launcher, decide, learn):
     app.registered_commands += room.app.registered_commands
     app.registered_groups += room.app.registered_groups
 

@@ -10,7 +10,6 @@ __all__ = ['SECTIONS', 'LabError', 'Section', 'LabSection', 'CatalogSection', 'S
 # %% ../nbs/lab/10_core.ipynb #716ede04
 import configparser
 import contextlib
-import difflib
 import os
 import shutil
 import sys
@@ -142,6 +141,7 @@ def _explain(file: Path, section: str, raw: dict[str, str], error: ValidationErr
     key, model = str(first["loc"][0]), SECTIONS[section]
     where = f"environment variable {env_name}" if env_name else f"{file.name} [{section}] {key}"
     if first["type"] == "extra_forbidden":
+        import difflib
         near = difflib.get_close_matches(key, model.model_fields, n=1)
         hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(model.model_fields)}."
         return LabError(f"{file.name} [{section}] has no key {key!r}: {hint}")

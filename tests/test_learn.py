@@ -377,7 +377,7 @@ def test_start_is_the_learners_own_copy_and_moves_on_with_the_course(home):
     chapter = settings().root / "nbs" / "START.ipynb"
     was, own = chapter.read_bytes(), copies.own_start()
     links = re.findall(r"\]\(([^)]+\.ipynb)\)", own.read_text(encoding="utf-8"))
-    assert own.parent == home and len(links) > 3 and all((home / x).resolve().is_relative_to(chapter.parent) for x in links)
+    assert own.parent == home and links and all((home / x).resolve().is_relative_to(chapter.parent) for x in links)
     assert all((home / x).exists() for x in links)
     text = own.read_text(encoding="utf-8")
     own.write_text(text.replace(BUGGY, GOOD), encoding="utf-8")
@@ -424,7 +424,7 @@ def test_commands_in_messages_can_be_pasted(home, tmp_path, monkeypatch, path, s
     monkeypatch.setenv("PATH", str(tmp_path / path) if path else "/nowhere")
     settings.cache_clear()
     assert core.shell_command("lab up") == f"{spelt} lab up" and messages.words("offer.next").endswith(f": {spelt} learn next")
-    assert progress.next_text().splitlines()[-1] == f"{spelt} learn start {progress.next_exercise().id}"
+    assert progress.next_text().endswith(f": {spelt} learn start {progress.next_exercise().id}")
     (tmp_path / "repo" / ".venv" / "bin" / "rap-analyzer").unlink()
     assert core.shell_command() == "rap-analyzer"
 

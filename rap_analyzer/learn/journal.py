@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Event', 'seal_of', 'parse_event', 'events', 'note', 'Standing', 'standing', 'export_progress', 'import_progress']
 
-# %% ../../nbs/lab/60_journal.ipynb #3553dd19
+# %% ../../nbs/lab/60_journal.ipynb #ce27d3bf
 import hashlib
 import json
 import os
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..core import LabError, settings
 from ..disk import locked, write_whole
+from .messages import words
 
 # %% ../../nbs/lab/60_journal.ipynb #dc5363a4
 @dataclass(frozen=True)
@@ -122,9 +123,9 @@ def export_progress(file: Path, home: Path | None = None) -> int:  # events writ
 def import_progress(file: Path, home: Path | None = None) -> tuple[int, int]:  # events added, of which not verified
     "Add the events of a file that the journal does not have; all or none."
     try: lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e: raise LabError(f"{file} cannot be read: {e}.") from None
+    except (OSError, UnicodeDecodeError) as e: raise LabError(words("import.unreadable", file=file, error=e)) from None
     try: given = [parse_event(line) for line in lines if line.strip()]
-    except ValueError as e: raise LabError(f"{file} is not exported progress: {e}.") from None
+    except ValueError as e: raise LabError(words("import.bad", file=file, error=e)) from None
     have = {json.dumps(asdict(e), sort_keys=True) for e in events(home)}
     new = [e for e in given if json.dumps(asdict(e), sort_keys=True) not in have]
     _append(new, home)

@@ -130,6 +130,16 @@ MESSAGES |= {
     "drill.put_back": "Put back at the end: {what}.", "drill.not_passed": "no drill has been passed yet.",
 }
 
+# %% ../../nbs/lab/40_messages.ipynb #56d56946
+MESSAGES |= {
+    "notebook.none": "there is no notebook {path}.", "notebook.bad": "{path} is not a notebook ({error}).",
+    "task.none": "no cell begins with `#| {which} {id}`: put that line back on top of your answer, or reset.",
+    "task.not_run": "run the cell that begins with `#| {which} {id}` first, then check.",
+    "exercise.none": "there is no exercise {id!r}; there are: {names}.",
+    "path.none": "there is no reading path {name!r}; there are: {names}.",
+    "import.unreadable": "{file} cannot be read: {error}.", "import.bad": "{file} is not exported progress: {error}.",
+}
+
 # %% ../../nbs/lab/40_messages.ipynb #29e245c0
 @lru_cache(maxsize=4)
 def load_translation(language: str) -> dict[str, str]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIRECTIVE', 'Cell', 'read', 'bare', 'program', 'same_code', 'find_names', 'from_history', 'needed']
 
-# %% ../../nbs/lab/41_notebook.ipynb #2d8567fa
+# %% ../../nbs/lab/41_notebook.ipynb #d6cd8d7e
 import ast
 import json
 import re
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import LabError
+from .messages import words
 
 # %% ../../nbs/lab/41_notebook.ipynb #2035fa02
 DIRECTIVE = re.compile(r"#\|\s*(exercise|look|task|check|again|hints|feedback|checker|wrong_again|wrong)\b[ \t]*([^\n]*)")
@@ -39,8 +40,8 @@ def read(path: Path) -> list[Cell]:
     try:
         cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
         return [Cell(c["cell_type"], "".join(c["source"]), c.get("id", "")) for c in cells]
-    except FileNotFoundError: raise LabError(f"there is no notebook {path}.") from None
-    except (OSError, ValueError, KeyError, TypeError) as e: raise LabError(f"{path} is not a notebook ({e}).") from None
+    except FileNotFoundError: raise LabError(words("notebook.none", path=path)) from None
+    except (OSError, ValueError, KeyError, TypeError) as e: raise LabError(words("notebook.bad", path=path, error=e)) from None
 
 # %% ../../nbs/lab/41_notebook.ipynb #6f4ef110
 def bare(code: str) -> str:
@@ -52,7 +53,7 @@ def bare(code: str) -> str:
 def program(cells: Sequence[Cell], name: str, which: str = "task") -> list[tuple[int, str]]:  # number and code, the task last
     "The learner's program: their code cells up to and including the task (or its variant, `again`)."
     tasks = [i for i, c in enumerate(cells) if c.directive == (which, [name])]
-    if not tasks: raise LabError(f"no cell begins with `#| {which} {name}`: put that line back on top of your answer, or reset.")
+    if not tasks: raise LabError(words("task.none", which=which, id=name))
     code = [(i + 1, bare(c.text)) for i, c in enumerate(cells[:tasks[-1] + 1])
             if c.kind == "code" and c.directive[0] in ("", "task", "again")]
     return [(i, text) for i, text in code if text.strip()]
@@ -80,7 +81,7 @@ def from_history(executed: Sequence[str], name: str, which: str = "task") -> lis
     "What of a session the newest task cell rests on, in the order in which it was run."
     cells = [Cell("code", text) for text in executed]
     tasks = [i for i, c in enumerate(cells) if c.directive == (which, [name])]
-    if not tasks: raise LabError(f"run the cell that begins with `#| {which} {name}` first, then check.")
+    if not tasks: raise LabError(words("task.not_run", which=which, id=name))
     keep, made = {tasks[-1]}, [find_names(c.text) for c in cells]
     wanted, done = set(made[tasks[-1]][1]), set(made[tasks[-1]][0])
     while missing := wanted - done:

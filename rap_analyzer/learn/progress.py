@@ -27,7 +27,7 @@ def order(path: str | None = None) -> list[Exercise]:
     "The exercises in the order of a reading path (default: all paths, one after the other), then the rest by number."
     every, book = {e.id: e for e in exercises()}, read_book()
     if path and path not in (names := [p.name for p in book.paths]):
-        raise LabError(f"there is no reading path {path!r}; there are: {', '.join(names) or 'none'}.")
+        raise LabError(words("path.none", name=path, names=", ".join(names) or "none"))
     pages = [page for p in book.paths if path in (None, p.name) for page in p.pages]
     owned = {n.path: n.exercises for n in book.notebooks} | {f"exercises/{e.slug}.ipynb": (e.id,) for e in every.values()}
     first = {id: every[id] for page in pages for id in owned.get(page, ()) if id in every}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['split_task', 'literals', 'Exercise', 'load_exercise', 'ids', 'exercises', 'exercise', 'stub', 'space_of']
 
-# %% ../../nbs/lab/42_task.ipynb #df156329
+# %% ../../nbs/lab/42_task.ipynb #adb3f940
 import ast
 import json
 import re
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core import LabError, settings
+from .messages import words
 from .notebook import Cell, read
 
 # %% ../../nbs/lab/42_task.ipynb #2e972c0e
@@ -106,7 +107,7 @@ def exercises(root: Path | None = None) -> list[Exercise]:  # in the order of th
 def exercise(name: str, root: Path | None = None) -> Exercise:
     "One exercise by its id; LabError names those there are."
     files = ids(root)
-    if name not in files: raise LabError(f"there is no exercise {name!r}; there are: {', '.join(sorted(files)) or 'none'}.")
+    if name not in files: raise LabError(words("exercise.none", id=name, names=", ".join(sorted(files)) or "none"))
     return load_exercise(files[name])
 
 # %% ../../nbs/lab/42_task.ipynb #a9769493

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import learn_commands
 from ..commands import AsJson, show
 from ..core import progress, settings
+from ..learn import commands as learn_commands
 from ..music import commands as music_commands
 
 if TYPE_CHECKING:
