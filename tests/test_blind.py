@@ -37,7 +37,7 @@ def answer(said):
     return course.check(ID)
 
 
-def now(own): return own["which"](course.turn(ID)[0])
+def now(own): return own["which"](course.current_case(ID)[0])
 
 
 def right(own, name): return own["CASES"][name]["right"], sorted(own["CASES"][name]["needs"][0])

@@ -15,7 +15,7 @@ import pytest
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.learn import answers, feedback, messages, notebook, sandbox, task
 from rap_analyzer.learn.answers import differs
-from rap_analyzer.learn.feedback import fitting
+from rap_analyzer.learn.feedback import find_misconception
 from rap_analyzer.learn.judge import judge
 from rap_analyzer.learn.messages import words
 from rap_analyzer.learn.notebook import from_history, program, read
@@ -375,8 +375,9 @@ def recall(found, true):
 
 def test_a_belief_is_asserted_only_where_it_agrees_everywhere():
     got, truth = [["int", 1], ["int", 5]], [0, 5]
-    assert fitting(got, truth, {"a": [[1, 4]], "b": [[1, 5]], "c": [[2, 2]]}) == ("b", [1, 5])
-    assert fitting(got, truth, {"a": [[1, 4]], "c": [[2, 2]]}) == fitting([["int", 9]], [0], {"a": [[...]]}) == ("", ())
+    assert find_misconception(got, truth, {"a": [[1, 4]], "b": [[1, 5]], "c": [[2, 2]]}) == ("b", [1, 5])
+    assert find_misconception(got, truth, {"a": [[1, 4]], "c": [[2, 2]]}) == ("", ())
+    assert find_misconception([["int", 9]], [0], {"a": [[...]]}) == ("", ())
 
 
 def test_a_seed_repeats_the_questions(ex):
@@ -483,9 +484,9 @@ def test_verify_sees_a_checker_that_rots(tmp_path, swap, says):
 
 def test_rivals_answer_once_for_all_answers_to_one_seed(ex, monkeypatch):
     module = sys.modules["rap_analyzer.learn.judge"]
-    real, asked, draw, drawn = module.rival_answers, [], module.drawn, []
+    real, asked, draw, drawn = module.rival_answers, [], module.draw_cases, []
     monkeypatch.setattr(module, "rival_answers", lambda *a: asked.append(a[2]) or real(*a))
-    monkeypatch.setattr(module, "drawn", lambda *a: drawn.append(a[1]) or draw(*a))
+    monkeypatch.setattr(module, "draw_cases", lambda *a: drawn.append(a[1]) or draw(*a))
     first, second = verify(ex), verify(ex)
     assert first["ok"] and second["ok"], first["problems"] + second["problems"]
     assert len(asked) == 4 and asked[:2] != asked[2:], "once for the task and once for its variant, anew for each run"
