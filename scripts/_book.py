@@ -40,7 +40,9 @@ def notebooks(root: Path, only: str = "*") -> list[Path]:
     from rap_analyzer import book
     found = [root / n.path for n in book.read(root).notebooks]
     found += [p for glob in ("exercises/*.ipynb", "exercises/solutions/[0-9][0-9]_*.ipynb") for p in sorted(root.glob(glob))]
-    def names(p: Path) -> tuple[str, ...]: return p.name, p.stem, (at := p.relative_to(root).as_posix()), at.removeprefix("nbs/")
+    def names(p: Path) -> tuple[str, ...]:
+        at = p.relative_to(root)
+        return p.name, p.stem, at.as_posix(), *(q.removeprefix("nbs/") for q in (at.as_posix(), at.with_suffix("").as_posix()))
     return [p for p in found if any(fnmatch(name, only) for name in names(p))]
 
 

@@ -133,7 +133,7 @@ def test_notebooks_are_chosen_by_name_stem_or_path(house):
     put(house / "exercises/solutions/21_x.ipynb", cell("code", "1")), put(house / "exercises/solutions/_template.ipynb")
     names = lambda only: [p.name for p in _book.notebooks(house, only)]
     assert names("*") == ["00_core.ipynb", "01_lab.ipynb", "21_x.ipynb", "21_x.ipynb"]
-    assert names("01_lab") == names("*_lab.ipynb") == ["01_lab.ipynb"]
+    assert names("01_lab") == names("*_lab.ipynb") == names("lab/01_lab") == names("nbs/lab/01_lab.ipynb") == ["01_lab.ipynb"]
     assert names("exercises/*") == ["21_x.ipynb"] * 2 and names("exercises/solutions/*") == ["21_x.ipynb"] and names("none") == []
 
 
