@@ -44,7 +44,7 @@ def embed(tags=None, lyrics=None, tempo=None, rhythm=None):
     return x / np.linalg.norm(x)
 def lyrics(*args, **more): raise ValueError("not in this test")
 def tempo_of(clip, curves=None): return tempo(clip)
-module("tempo", tempo=tempo_of, onsets=lambda clip: None), module("tags", tags=tags), module("lyrics", lyrics=lyrics)
+module("tempo", tempo=tempo_of, onset_curves=lambda clip: None), module("tags", tags=tags), module("lyrics", lyrics=lyrics)
 module("embedding", embed=embed, rhythm=lambda clip, tempo, curves: None, MODEL_ID="quick-1")
 """
 

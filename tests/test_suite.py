@@ -82,12 +82,11 @@ def test_the_last_lines_are_about_all_of_it(tmp_path, capfd, alone, fixture, arg
 
 
 @pytest.mark.parametrize("file, runs, does_not", [
-    ("nbs/10_music_catalog.ipynb", "test_catalog test_faults test_render", "test_suite"),
+    ("nbs/analyzer/10_catalog.ipynb", "test_catalog test_faults test_render", "test_suite"),
     ("scripts/_setup.py", "test_scripts", "test_catalog test_drill"), ("tests/test_audio.py", "test_audio", "test_catalog"),
     ("exercises/solutions/21_hnsw.ipynb", "test_exercises test_learn", "test_audio"), ("README.md", "test_house", "test_audio"),
     ("tests/conftest.py", "", "")])
 def test_what_a_change_touches(file, runs, does_not):
-    if file.startswith("nbs/"): file = str(next((ROOT / "nbs").rglob("*music_catalog.ipynb")).relative_to(ROOT))
     chosen = _tests.touched(ROOT, [file])
     if file.endswith("conftest.py"): assert chosen == ["tests"]
     assert {f"tests/{name}.py" for name in runs.split()} <= {*chosen}
