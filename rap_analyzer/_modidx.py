@@ -2203,6 +2203,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'rap_analyzer/search/taste.py'),
                                            'rap_analyzer.search.taste.Loss': ( 'performance/taste.html#loss',
                                                                                'rap_analyzer/search/taste.py'),
+                                           'rap_analyzer.search.taste.compare': ( 'performance/taste.html#compare',
+                                                                                  'rap_analyzer/search/taste.py'),
                                            'rap_analyzer.search.taste.gather': ( 'performance/taste.html#gather',
                                                                                  'rap_analyzer/search/taste.py'),
                                            'rap_analyzer.search.taste.in_common': ( 'performance/taste.html#in_common',
