@@ -36,10 +36,14 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def notebooks(root: Path, only: str = "*") -> list[Path]:
-    "The notebooks of the book in reading order, or those whose name, stem or path fits."
+    """The notebooks of the book in reading order, or those whose name, stem or path fits.
+
+    Solutions are `exercises/solutions/*` only, since `learn verify` runs each of them as a learner's answer.
+    """
     from rap_analyzer import book
     found = [root / n.path for n in book.read(root).notebooks]
-    found += [p for glob in ("exercises/*.ipynb", "exercises/solutions/[0-9][0-9]_*.ipynb") for p in sorted(root.glob(glob))]
+    found += sorted(root.glob("exercises/*.ipynb"))
+    if "solutions" in only: found += sorted(root.glob("exercises/solutions/[0-9][0-9]_*.ipynb"))
     def names(p: Path) -> tuple[str, ...]:
         at = p.relative_to(root)
         return p.name, p.stem, at.as_posix(), *(q.removeprefix("nbs/") for q in (at.as_posix(), at.with_suffix("").as_posix()))
@@ -159,7 +163,9 @@ def execute(source: Path, target: Path, tracks: int, cell_s: float, bar: bool = 
     "Execute one notebook in a kernel of its own; the copy with its outputs appears when it is over, passed or not."
     import logging
 
+    import _kernels
     import papermill
+    _kernels.preload()
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log is in the record
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}")
@@ -167,7 +173,8 @@ def execute(source: Path, target: Path, tracks: int, cell_s: float, bar: bool = 
     began, error = time.perf_counter(), ""
     try:
         papermill.execute_notebook(source, draft, parameters(source, tracks=tracks), cwd=source.parent, kernel_name="python3",
-                                   execution_timeout=cell_s, progress_bar=bar, extra_arguments=["--log-level=CRITICAL"])
+                                   execution_timeout=cell_s, progress_bar=bar, extra_arguments=["--log-level=CRITICAL"],
+                                   kernel_manager_class="_kernels.Manager")
     except Exception as e: error = next((s for s in ANSI.sub("", str(e)).splitlines() if s.strip("- ")), type(e).__name__)
     seconds = time.perf_counter() - began
     if draft.exists(): draft.replace(target)

@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,9 +133,9 @@ def test_a_result_depends_on_text_package_lock_and_profile(house, monkeypatch):
 def test_notebooks_are_chosen_by_name_stem_or_path(house):
     put(house / "exercises/solutions/21_x.ipynb", cell("code", "1")), put(house / "exercises/solutions/_template.ipynb")
     names = lambda only: [p.name for p in _book.notebooks(house, only)]
-    assert names("*") == ["00_core.ipynb", "01_lab.ipynb", "21_x.ipynb", "21_x.ipynb"]
+    assert names("*") == ["00_core.ipynb", "01_lab.ipynb", "21_x.ipynb"]
     assert names("01_lab") == names("*_lab.ipynb") == names("lab/01_lab") == names("nbs/lab/01_lab.ipynb") == ["01_lab.ipynb"]
-    assert names("exercises/*") == ["21_x.ipynb"] * 2 and names("exercises/solutions/*") == ["21_x.ipynb"] and names("none") == []
+    assert names("exercises/*") == ["21_x.ipynb"] and names("exercises/solutions/*") == ["21_x.ipynb"] and names("none") == []
 
 
 def test_the_result_of_an_exercise_depends_on_its_checker(house):
@@ -196,6 +197,23 @@ def test_a_cell_has_a_time_limit(tmp_path):
     record = _book.execute(slow, tmp_path / "out" / "slow.ipynb", 3000, 1)
     assert record["status"] == "failed" and "timed out" in record["error"] and "time.sleep(30)" in record["error"]
     assert record["seconds"] < 29 and len(record["error"]) < 2_000 and "(9,010 characters) ... xxxx" in record["error"]
+
+
+def test_each_notebook_starts_afresh(tmp_path):
+    ask = "import os, sys, numpy as np\nprint(os.getpid(), np.random.rand(), os.getcwd(), 'left' in globals())"
+    source, outputs = put(tmp_path / "nb.ipynb", cell("code", ask), cell("code", "left = 1\nnp.random.seed(1)")), []
+    for n in range(2):
+        assert _book.execute(source, tmp_path / f"out{n}.ipynb", 3_000, 30)["status"] == "passed"
+        outputs.append("".join(json.loads((tmp_path / f"out{n}.ipynb").read_text())["cells"][0]["outputs"][0]["text"]).split())
+    (pid1, drawn1, here, left1), (pid2, drawn2, _, left2) = outputs
+    assert pid1 != pid2 and drawn1 != drawn2 and here == str(tmp_path) and left1 == left2 == "False"
+    assert not any(map(psutil.pid_exists, map(int, (pid1, pid2))))
+
+
+def test_a_kernel_that_dies_is_a_failure(tmp_path):
+    source = put(tmp_path / "nb.ipynb", cell("code", "import os\nos._exit(3)"))
+    record = _book.execute(source, tmp_path / "out.ipynb", 3_000, 30)
+    assert record["status"] == "failed" and "died" in record["error"], record
 
 
 def test_book_and_docs_from_the_command_line(house, capsys):
