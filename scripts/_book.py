@@ -163,9 +163,7 @@ def execute(source: Path, target: Path, tracks: int, cell_s: float, bar: bool = 
     "Execute one notebook in a kernel of its own; the copy with its outputs appears when it is over, passed or not."
     import logging
 
-    import _kernels
     import papermill
-    _kernels.preload()
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log is in the record
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}")
@@ -237,9 +235,11 @@ def environment(root: Path, profile: str, jobs: int) -> None:
     if jobs > 1: os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def take_home(free: Queue) -> None:
-    "Called once in each worker: the lab that its kernels use."
+def take_home(free: Queue, notebooks: int) -> None:
+    "Called once in each worker: the lab that its kernels use, and how many of them there will be."
+    import _kernels
     os.environ["RAP_LAB_HOME"] = str(free.get(timeout=60))
+    _kernels.preload(notebooks)
 
 
 def work(todo: list[Path], root: Path, profile: str, tracks: int, jobs: int, cell_s: float) -> Iterator[tuple[Path, dict]]:
@@ -248,7 +248,7 @@ def work(todo: list[Path], root: Path, profile: str, tracks: int, jobs: int, cel
     context = get_context("spawn")
     free = context.Queue()
     for home in homes(root, profile, jobs): free.put(home)
-    with ProcessPoolExecutor(jobs, context, take_home, (free,)) as pool:
+    with ProcessPoolExecutor(jobs, context, take_home, (free, len(todo) // jobs)) as pool:
         waiting, running = list(todo), {}
         try:
             while waiting or running:

@@ -21,9 +21,12 @@ LIBRARIES = ("ipykernel.ipkernel", "ipykernel.kernelapp", "IPython.display", "fa
 FORKS = get_context("forkserver")
 
 
-def preload() -> None:
-    "Called once in the process that will start kernels."
-    FORKS.set_forkserver_preload(["_kernels", *LIBRARIES])
+WORTH = 8  # notebooks; importing the libraries takes 4 s, once for each process that starts kernels
+
+
+def preload(notebooks: int) -> None:
+    "Called once in a process that will start this many kernels."
+    FORKS.set_forkserver_preload(["_kernels", *(LIBRARIES if notebooks >= WORTH else LIBRARIES[:2])])
 
 
 def kernel(command: list[str], here: str, env: dict[str, str]) -> None:
@@ -32,7 +35,7 @@ def kernel(command: list[str], here: str, env: dict[str, str]) -> None:
     os.environ.clear(), os.environ.update(env | {"JPY_PARENT_PID": str(os.getppid())})
     sys.argv[:] = command[command.index("-m") + 1:]
     sys.path[:] = [p for p in sys.path if p and Path(p) != Path(__file__).parent]
-    sys.modules["numpy"].random.seed()  # the module `random` does so by itself
+    if "numpy" in sys.modules: sys.modules["numpy"].random.seed()  # the module `random` does so by itself
     from ipykernel.kernelapp import launch_new_instance
     launch_new_instance()
 
