@@ -417,6 +417,51 @@ def test_history_takes_the_newest_of_each_name():
     assert [c.text for c in from_history(ran, "21.1")] == [ran[4], ran[2]]
 
 
+# ---- what Jupyter runs
+
+HELPER = "def share(f, t): return len(set(f) & set(t))"
+USES_HELPER = RIGHT.replace("len(set(f) & set(t))", "share(f, t)")
+
+
+@pytest.mark.parametrize("before, answer", [
+    (HELPER, USES_HELPER.replace("#| task", "# | task")), (HELPER, USES_HELPER.replace("#| task", "#|task")),
+    (HELPER, "%%time\n" + USES_HELPER), (HELPER, "\n%%capture out\n%%time\n\n" + USES_HELPER),
+    (HELPER, "import math\n\n" + USES_HELPER),
+    (HELPER, "# In[4]:\n# the third attempt\n" + USES_HELPER), (HELPER, USES_HELPER + "\nrecall?\n%timeit recall([[1]], [[1]])"),
+    (HELPER, USES_HELPER + "\nif recall:\n    !echo defined\n"), (f"%%time\n{HELPER}", USES_HELPER),
+    (f"pip install -q numpy\n!pip list \\\n  --outdated\n%load_ext autoreload\n%autoreload 2\n?print\n{HELPER}", USES_HELPER),
+    (f"import asyncio\nawait asyncio.sleep(0)\n{HELPER}", USES_HELPER),
+    (f"async def one(): yield 1\nasync for _ in one():\n    {HELPER}", USES_HELPER),
+    (f"get_ipython().run_line_magic('matplotlib', 'inline')\ndisplay(1)\n{HELPER}", USES_HELPER),
+    ("%time share = lambda f, t: len(set(f) & set(t))\nsql = \"\"\"\n%(q)s\n!ls\n\"\"\"\nassert '!ls' in sql", USES_HELPER),
+    (f">>> {HELPER}", USES_HELPER), ("%%bash\nexit 1\n", RIGHT),
+])
+def test_what_jupyter_runs_is_judged(ex, tmp_path, before, answer):
+    nb = {"cells": [{"cell_type": "code", "source": c, "metadata": {}} for c in (before, answer)], "metadata": {}}
+    (tmp_path / "a.ipynb").write_text(json.dumps(nb), encoding="utf-8-sig")     # some editors put a mark before UTF-8
+    assert program(read(tmp_path / "a.ipynb"), "21.1")[-1][0] == 2
+    v = judge(ex, program(read(tmp_path / "a.ipynb"), "21.1"))
+    assert v.state == "pass", v
+
+
+@pytest.mark.parametrize("before, says", [
+    ("files = !ls\nlast = files[-1]", "(files = get_ipython().assign('ls')): RuntimeError: only Jupyter can run this line"),
+    ("%run helpers.py\nshare(1, 1)", "This line is only for Jupyter: %run helpers.py."),
+    ("%%writefile helpers.py\ndef share(f, t): return 1\n", "This line is only for Jupyter: %%writefile helpers.py."),
+    ("from IPython import get_ipython\nget_ipython().run_line_magic('pwd', '')", "This line is only for Jupyter: get_ipython()."),
+    ("1 + 1\nshare = _", "This line is only for Jupyter: share = _."), ("x = Out[1]", "only for Jupyter: x = Out[1]."),
+])
+def test_what_only_jupyter_can_run_is_named(ex, before, says):
+    cells = [notebook.Cell("code", before), notebook.Cell("code", USES_HELPER)]
+    v = judge(ex, program(cells, "21.1"))
+    assert v.state == "error" and says in said(v), v
+
+
+def test_a_failure_of_python_does_not_blame_jupyter(ex):
+    cells = [notebook.Cell("code", "%matplotlib inline\n!pip list"), notebook.Cell("code", WRONG.format("1 / 0"))]
+    assert "ZeroDivisionError" in said(v := judge(ex, program(cells, "21.1"))) and "pip" not in said(v)
+
+
 def test_marks_of_a_task():
     assert split_task("#| task 1.1\nx = 1\n### BEGIN SOLUTION\ny = 2\n### STUB\n# y = None\n### END SOLUTION\nz = 3") == (
         "#| task 1.1\nx = 1\ny = 2\nz = 3", "#| task 1.1\nx = 1\ny = None\nz = 3")

@@ -67,7 +67,7 @@ def short_path(file: Path) -> str:
 
 def _update(file: Path, kept: Path, today: str) -> str:
     "Merge today's exercise into a learner's copy; the copy as it was stays beside it."
-    mine = json.loads(file.read_text(encoding="utf-8")) if read(file) else {}
+    mine = json.loads(file.read_bytes()) if read(file) else {}
     theirs = json.loads(today)
     was = json.loads(kept.read_text(encoding="utf-8"))["cells"] if kept.exists() else []
     cells, both = merge_cells(was, mine.get("cells", []), theirs["cells"])
@@ -111,7 +111,7 @@ def add_variant(name: str, home: Path | None = None) -> str:  # what happened, i
         why = words("again.drawn") if ex.drawn else words(f"{ex.id}.alone", ex.alone)
         return words("again.none", id=ex.id, why=why)
     if not file.exists(): start(name, home)
-    nb, cells = json.loads(file.read_text(encoding="utf-8")), read(file)
+    nb, cells = json.loads(file.read_bytes()), read(file)
     if not any(c.directive == ("again", [ex.id]) for c in cells):
         at = max((i for i, c in enumerate(cells, 1) if c.directive == ("task", [ex.id])), default=len(cells))
         new = {"cell_type": "code", "id": f"again-{ex.id.replace('.', '-')}", "metadata": {}, "source": ex.again[1]}

@@ -36,7 +36,7 @@ def find_chapter(name: str, home: Path | None = None) -> tuple[Path, str] | None
     "The chapter in which a task stands as well, if there is one: 21.1 in START, the learner's own if they have it."
     own = own_start_at(home)
     for file in [own] * own.exists() + [settings().root / n.path for n in read_book().notebooks]:
-        if f"#| task {name}" not in file.read_text(encoding="utf-8"): continue
+        if f"task {name}" not in file.read_text(encoding="utf-8"): continue
         heading = file.stem
         for c in read(file):
             if c.directive == ("task", [name]): return file, heading

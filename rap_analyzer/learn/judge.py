@@ -17,7 +17,7 @@ from functools import partial
 from .answers import differs, harmless, short
 from .feedback import Check, Memo, answers_of, describe_misconception, explain_by_rules, question, rival_answers
 from .messages import words
-from .notebook import find_names, same_code
+from .notebook import ONLY_JUPYTER, find_names, same_code
 from .sandbox import Outcome, run_apart, run_behind, why
 from .task import Exercise, space_of
 
@@ -105,7 +105,7 @@ def judge(
     own, warm = own["again"] if again else own, iter(memo.get("warm", tuple))
     asks = [(question(own, c), own["name"], list(c)) for c in cases] if cases else own.get("asks", [])
     out = run_apart(cells, asks(random.Random(seed)) if callable(asks) else asks, ex.budget_s, warm=warm)
-    if out.error: return explain_failure(ex, out, trace)
+    if out.error: return explain_failure(ex, out, cells, trace)
     checks = [Check(words("check.runs"), True)]
     evidence = {"seed": seed, **out.facts, **({"questions": len(cases), "fresh": fresh} if cases else {}), **before}
     if cases: checks += judge_function(ex, own, out.got, cases, fresh, seed, memo)
@@ -122,9 +122,20 @@ def draw_cases(own: dict, seed: int) -> tuple[list[tuple], int]:  # questions, a
     return fixed + fresh, len(fresh)
 
 
-def explain_failure(ex: Exercise, out: Outcome, trace: bool) -> Verdict:
+def _only_jupyter(out: Outcome, cells: Sequence[tuple[int, str]]) -> list[str]:  # one sentence, or none
+    "Whether a program may have stopped because it is no notebook: at a line that it cannot run, or after one that was left out."
+    source = str(out.about.get("source", ""))
+    left_out = [line.partition(ONLY_JUPYTER)[2] for _, text in cells for line in text.splitlines() if ONLY_JUPYTER in line]
+    missed = re.search(r"name '(_+|_i?\d+|In|Out)' is not defined", out.about.get("message", ""))
+    kind = out.about.get("type")
+    lost = out.error == "missing" or kind in ("NameError", "ImportError", "ModuleNotFoundError", "FileNotFoundError")
+    if "get_ipython()" in source or missed: return [words("note.jupyter", line=source)]
+    return [words("note.jupyter", line=left_out[0])] if left_out and lost else []
+
+
+def explain_failure(ex: Exercise, out: Outcome, cells: Sequence[tuple[int, str]], trace: bool) -> Verdict:
     "The verdict about code that did not get to its end."
-    said = why(out)
+    said = "\n".join([why(out), *_only_jupyter(out, cells)])
     if out.printed.strip() and out.error != "memory":
         said += "\n" + words("printed", printed=short(out.printed.strip()[:300], 300))
     early = {"early": True} if out.about.get("early") else {}

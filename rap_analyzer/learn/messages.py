@@ -26,6 +26,7 @@ MESSAGES = {
                    "done. Put `#| look` on top of it if your answer can do without it.",
     "note.look": "{name} is made in a cell that is only there to look at, and a check does not run those: make it, or import it, "
                  "in your answer.",
+    "note.jupyter": "This line is only for Jupyter: {line}. A check runs your cells as plain Python and leaves it out.",
     "note.early": "Your answer was not reached: this does not count as an attempt.",
     "error.memory": "Your code wanted more than {memory_mb} MB of memory. What does it keep that it does not need?",
     "error.exit": "Your code ended the program (exit {code}) before it had answered. Take the call of exit away.",
