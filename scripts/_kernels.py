@@ -19,7 +19,7 @@ LIBRARIES = ("ipykernel.ipkernel", "ipykernel.kernelapp", "IPython.display", "fa
              "pgvector.psycopg", "redis", "alembic.command", "pydantic", "fastapi", "typer", "httpx", "soundfile", "psutil",
              "filelock", "prometheus_client")
 FORKS = get_context("forkserver")
-
+INLINE = "module://matplotlib_inline.backend_inline"  # what a kernel names where no environment does
 
 WORTH = 8  # notebooks; importing the libraries takes 4 s, once for each process that starts kernels
 
@@ -36,6 +36,8 @@ def kernel(command: list[str], here: str, env: dict[str, str]) -> None:
     sys.argv[:] = command[command.index("-m") + 1:]
     sys.path[:] = [p for p in sys.path if p and Path(p) != Path(__file__).parent]
     if "numpy" in sys.modules: sys.modules["numpy"].random.seed()  # the module `random` does so by itself
+    if "matplotlib" in sys.modules:  # it read MPLBACKEND when it was imported, before there was a kernel to name one
+        sys.modules["matplotlib"].rcParams["backend"] = env.get("MPLBACKEND", INLINE)
     from ipykernel.kernelapp import launch_new_instance
     launch_new_instance()
 

@@ -1,6 +1,7 @@
 "The book and the docs site: what is executed again, what a guess hides, and that the checks of the site can fail."
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -376,3 +377,23 @@ def test_stylesheets_scripts_and_heads_are_read_too(tmp_path):
     bare = "\n".join(_site.problems(tmp_path / "3"))
     for what in ("title", "description", "lang", "viewport"): assert f"index.html has no {what}" in bare
     assert _site.problems(tmp_path / "nothing") == ["the site has no pages"]
+
+
+def test_a_plot_of_a_forked_kernel_is_a_picture():
+    "The kernel is forked from a process that has imported matplotlib already, and still draws for a notebook."
+    code = """if __name__ == "__main__":
+    import sys
+    sys.path.insert(0, "scripts")
+    import _kernels
+    _kernels.LIBRARIES = ("ipykernel.kernelapp", "IPython.display", "matplotlib.figure", "matplotlib.backends.backend_agg")
+    _kernels.preload(_kernels.WORTH)
+    import nbformat
+    from nbclient import NotebookClient
+    plot = nbformat.v4.new_code_cell("import sys; sys.modules['matplotlib']; import matplotlib.pyplot as plt; plt.plot([1, 2]);")
+    nb = nbformat.v4.new_notebook(cells=[plot])
+    NotebookClient(nb, kernel_manager_class=_kernels.Manager, timeout=60).execute()
+    print(sorted(key for o in nb.cells[0].outputs for key in o.get("data", {})))
+"""
+    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT, check=True, env=env)
+    assert said.stdout.splitlines()[-1] == "['image/png', 'text/plain']", said.stdout + said.stderr
