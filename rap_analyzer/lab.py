@@ -25,7 +25,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from .core import LabError, settings
 from .disk import locked
 from .postgres import Postgres
-from .processes import Notes, make_folders, memory_mb
+from .processes import Notes, make_folders, memory_mb, renew_after_fork
 from .valkey import Valkey
 
 # %% ../nbs/lab/20_lab.ipynb #e0e740f6
@@ -171,6 +171,16 @@ def _take_lease(self: Lab) -> None:
     self._lease = open(self.dir / "users.lock", "a")  # noqa: SIM115 (held until close)
     fcntl.flock(self._lease, fcntl.LOCK_SH)
     atexit.register(self.close)
+    renew_after_fork(self)
+
+# %% ../nbs/lab/20_lab.ipynb #d5cd0f99
+@patch
+def after_fork(self: Lab) -> None:
+    "Hold a lease of our own: a lock on the parent's file would be the parent's, and our end would take it away."
+    if not self._lease: return
+    self._lease.close()
+    self._lease = open(self.dir / "users.lock", "a")  # noqa: SIM115 (held until close)
+    with suppress(OSError): fcntl.flock(self._lease, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 # %% ../nbs/lab/20_lab.ipynb #4245ee60
 @patch

@@ -30,9 +30,11 @@ import redis.asyncio
 from fastcore.basics import patch
 from redis.backoff import NoBackoff
 
+# %% ../../nbs/performance/30_cache.ipynb #6f937627
 from ..core import settings
 from ..lab import Lab
 from ..music.catalog import MODEL_ID, Track
+from ..processes import renew_after_fork
 from .index import Hit, asimilar, check_k, check_model, method, similar
 from .store import Store, check_id, default_store
 
@@ -105,8 +107,15 @@ class Cache:
         self.where, self.prefix, self.jitter = where, prefix, jitter
         self.ttl_s, self.wait_s, self.timeout_s, self.rest_s = times.values()
         self._counts, self._updates, self._told = Counter(), Counter(), Counter()
-        self._guard, self._rest_until, self._known, self._flights = threading.Lock(), 0.0, {}, {}
-        self._client, self._loops = None, WeakKeyDictionary()
+        self.after_fork()
+        renew_after_fork(self)
+
+# %% ../../nbs/performance/30_cache.ipynb #82e79644
+@patch
+def after_fork(self: Cache) -> None:
+    "Begin without connections, locks and computations under way; a parent process keeps its own."
+    self._guard, self._rest_until, self._known, self._flights = threading.Lock(), 0.0, {}, {}
+    self._client, self._loops = None, WeakKeyDictionary()
 
 # %% ../../nbs/performance/30_cache.ipynb #a6639d78
 COUNTERS = ("hits", "misses", "computed", "waits", "corrupt", "errors", "skipped")
