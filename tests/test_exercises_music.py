@@ -453,7 +453,7 @@ def drop(rows):
     for r in rows:
         if r["tuned"]: continue
         side.setdefault(r["player"], r["source"])
-        players.setdefault(r["player"], []).append(abs(r["said"] / r["true"] - 1) <= 0.04)
+        players.setdefault(r["player"], []).append(0.96 * r["true"] <= r["said"] <= 1.04 * r["true"])
     def mean(s): return [sum(v) / len(v) for p, v in players.items() if side[p] == s]
     m, q = mean("machine"), mean("people")
     return sum(m) / len(m) - sum(q) / len(q) if m and q else None
