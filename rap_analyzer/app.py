@@ -21,6 +21,7 @@ from .search import routes as search
 from .search.cache import Cache, scope_of
 from .search.index import built
 from .search.store import Store, default_store
+from .serve import routes as serve
 
 # %% ../nbs/assembly/70_app.ipynb #1c0841cc
 @asynccontextmanager
@@ -39,7 +40,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if cache: await cache.aclose(); cache.close(); store.listeners.pop(cache, None)
 
 # %% ../nbs/assembly/70_app.ipynb #76ff4e6a
-ROOMS = (search, platform, page)  # each has a router
+ROOMS = (search, serve, platform, page)  # each has a router
 
 
 def create_app(

@@ -21,9 +21,10 @@ from .learn import commands as learn
 from .library import commands as library
 from .music import commands as music
 from .search import commands as search
+from .serve import commands as serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The Engineering Mindset Lab.")
-for room in (commands, search, music, library, launcher, decide, learn):
+for room in (commands, search, music, library, serve, launcher, decide, learn):
     app.registered_commands += room.app.registered_commands
     app.registered_groups += room.app.registered_groups
 

@@ -48,6 +48,7 @@ class Lab:
         tmp = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()       # the same for every user of this home
         self.sockets = Path(tmp) / f"rap-{os.getuid()}-{sha256(str(self.home).encode()).hexdigest()[:10]}"
         self.postgres, self.valkey, self.notes = Postgres(self.dir, self.sockets), Valkey(self.dir), Notes(self.dir / "lab.json")
+        self.broker = Valkey(self.dir / "broker")                                   # a queue must not share a cache's memory
         self.external_db, self.external_redis = os.environ.get("DATABASE_URL"), os.environ.get("REDIS_URL")
         self.admin_db = os.environ.get("DATABASE_ADMIN_URL") or self.external_db
         self.database = database or address("DATABASE_URL", self.external_db).get("dbname") or self.cfg.postgres.database
@@ -98,6 +99,17 @@ def dsn(self: Lab) -> str:
 def redis_url(self: Lab) -> str:
     "The address of Valkey (or of the server in REDIS_URL)."
     return self.external_redis or self.valkey.url
+
+
+@patch
+def start_broker(self: Lab) -> str:  # its address, password included
+    "Make sure the queue's own Valkey runs (or name the server in BROKER_URL); it evicts nothing, and stops with the lab."
+    if given := os.environ.get("BROKER_URL"): return given
+    if not self.external_redis:
+        make_folders(self.broker.folder.parent, self.broker.folder, self.broker.log.parent)
+        with self._starting(): self.broker.start()
+        with redis.from_url(self.broker.url, socket_timeout=5) as r: r.config_set("maxmemory-policy", "noeviction")
+    return self.external_redis or self.broker.url
 
 # %% ../nbs/lab/20_lab.ipynb #f32809d6
 EXTENSIONS = ("vector", "pg_trgm", "btree_gin", "unaccent", "pg_stat_statements")
@@ -199,8 +211,8 @@ def close(self: Lab) -> None:
 # %% ../nbs/lab/20_lab.ipynb #a6cfa2d9
 @patch
 def _stop(self: Lab) -> None:
-    "Stop both embedded servers."
-    if not self.external_redis: self.valkey.stop()
+    "Stop the embedded servers."
+    if not self.external_redis: self.valkey.stop(), self.broker.stop()
     if not self.external_db: self.postgres.stop()
 
 
