@@ -69,7 +69,8 @@ def until(true, wait_s=40.0):
 
 def effects(jobs) -> list[int]:
     "How often each job of the tenant had its effect."
-    return [n for n, in jobs.store.query(Query("SELECT (SELECT count(*) FROM job_effects e WHERE e.job_id = j.id)::int FROM jobs j"))]
+    count = "SELECT (SELECT count(*) FROM job_effects e WHERE e.job_id = j.id)::int FROM jobs j"
+    return [n for n, in jobs.store.query(Query(count))]
 
 
 def in_state(jobs, state: str) -> int:
@@ -249,7 +250,8 @@ def test_accepted_is_a_promise(api, jobs):
 
 @pytest.mark.parametrize("body,kind,status", [
     (b"", "audio/wav", 422), (b"{}", "application/json", 422), (b"[", "application/json", 422),
-    (b'{"track_id": "x"}', "application/json", 422), (b'{"track_id": 7, "queue": "fast"}', "application/json", 422), (b'{"track_id": 7}', "application/json", 404)])
+    (b'{"track_id": "x"}', "application/json", 422), (b'{"track_id": 7, "queue": "fast"}', "application/json", 422),
+    (b'{"track_id": 7}', "application/json", 404)])
 def test_bad_questions_have_a_status_of_their_own(api, body, kind, status):
     said = api.post("/api/analyze", content=body, headers={"content-type": kind})
     assert said.status_code == status and said.json()["error"]
