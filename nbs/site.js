@@ -122,6 +122,14 @@ if (typeof document !== "undefined") (() => {
     return null;
   };
 
+  // -- a reading path, once chosen on the Start page, says what comes next on its pages
+  if (/\/start\.html$/.test(location.pathname)) document.querySelectorAll("section[id] ol a").forEach((a) =>
+    a.addEventListener("click", () => memory("path", a.closest("section[id]").id)));
+  document.querySelectorAll(".onward a[data-path]").forEach((a) => {
+    if (a.dataset.path !== memory("path")) return;
+    a.parentNode.querySelectorAll("a.after").forEach((other) => { other.hidden = other !== a; });
+  });
+
   // -- a guess opens what it was about
   const open = new Set(), folds = [...document.querySelectorAll("details.measured[data-keys]")];
   const forms = [...document.querySelectorAll("form.guess")];

@@ -31,6 +31,7 @@ from rap_analyzer.disk import locked, write_whole
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = "full", "smoke"
 CELL_S = 120  # no cell may take longer
+USUAL_S = 8  # a notebook, where none has been timed
 OURS = {"RAP_LAB_HOME", "RAP_LAB_PROFILE", "RAP_PYTHON", "RAP_SETTINGS"}  # set here, or without influence on results
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -298,6 +299,15 @@ def edited(root: Path) -> set[Path]:
     return {root / line[3:] for line in said.split("\0") if line.endswith(".ipynb")}
 
 
+def expected(todo: list[Path], root: Path, known: dict[str, dict], jobs: int) -> str:
+    "How long executing these will take, by their last times; a notebook that has none counts as long as the others did."
+    from rap_analyzer.book import duration
+    times = [r["seconds"] for r in known.values() if "seconds" in r]
+    usual = sum(times) / len(times) if times else USUAL_S
+    seconds = sum(known.get(str(p.relative_to(root)), {}).get("seconds", usual) for p in todo) / jobs
+    return duration(max(1, round(seconds / 60))) + ("" if times else " on two cores")
+
+
 def run(root: Path, profile: str, only: str = "*", jobs: int | None = None, force: bool = False, cell_s: float = CELL_S,
         changed: bool = False) -> int:
     "Execute what has changed; exit code 1 if a notebook failed, 2 if there is none to execute."
@@ -319,6 +329,7 @@ def run(root: Path, profile: str, only: str = "*", jobs: int | None = None, forc
         todo = [p for p in chosen if force or not fresh(p)]
         book[profile] = mine
         if todo:
+            print(f"{len(todo)} notebooks to execute: {expected(todo, root, mine, jobs)}", file=sys.stderr, flush=True)
             with servers(homes(root, profile, jobs), ground.of({"*"})) as tracks:
                 for path, record in work(todo, root, profile, tracks, jobs, cell_s):
                     name = str(path.relative_to(root))

@@ -112,6 +112,34 @@ def spoilers(sources: list[str], asked: list[Ask]) -> dict[int, set[str]]:
     return found
 
 
+# ---- prose that tells how a guess went
+
+OUTCOME = re.compile(r"^<!--\s*outcome:\s*(?P<key>[\w.]+)\s*-->\n(?P<text>(?:.+(?:\n|\Z))+)", re.M)
+
+
+def outcomes(prose: str) -> list[str]:
+    "The keys whose outcome a text tells: `<!-- outcome: key -->` stands on the line above the paragraph."
+    return [m["key"] for m in OUTCOME.finditer(prose)]
+
+
+def parts(prose: str, keys: set[str]) -> list[tuple[str, str]]:
+    "A text in parts, each with the key whose outcome it tells, or none; `keys` are asked on this page. Marks are taken out."
+    found, at = [], 0
+    for m in OUTCOME.finditer(prose):
+        found += [("", prose[at:m.start()]), (m["key"] if m["key"] in keys else "", m["text"])]
+        at = m.end()
+    return [(key, text) for key, text in [*found, ("", prose[at:])] if text.strip()]
+
+
+def unread(source: str) -> list[str]:
+    "The predictions of a cell that the site cannot turn into a form, though they bring no guess along."
+    found = []
+    for call in calls(source, "predict"):
+        if len(call.args) == 1 and not any(k.arg in ("guess", "home") for k in call.keywords) and not question(call):
+            found.append(ast.unparse(call))
+    return found
+
+
 # ---- the form
 
 def measured(said: str, key: str) -> tuple[float, str] | None:

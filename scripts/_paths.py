@@ -28,17 +28,32 @@ def needs(path: Path, run_s: float) -> int:
     return max(1, round(words / 180 + lines / 12 + run_s / 60 + stated))
 
 
+def share_out(total: int, needs: list[int]) -> list[int]:
+    "A path's minutes, divided among its pages in proportion to what each needs; they add up, and no page has less than one."
+    exact = [total * n / sum(needs) for n in needs]
+    found = [max(1, round(x)) for x in exact]
+    while sum(found) != total:  # the page that rounding has moved furthest gives way
+        step = 1 if sum(found) < total else -1
+        i = max((i for i, m in enumerate(found) if m + step >= 1), key=lambda i: step * (exact[i] - found[i]))
+        found[i] += step
+    return found
+
+
 def start(trails: list[ReadingPath], titles: dict[str, str], topics: dict[str, str] | None = None,
           minutes: dict[str, int] | None = None) -> str:
-    "The Start page, as Markdown: each page of a path by its topic and its question; `minutes` says how long each page takes."
+    """The Start page, as Markdown: each page of a path by its topic and its question. A path takes as long as readers needed;
+    `minutes`, what each page needs by itself, says how that is shared out."""
     topics = topics or {}
-    also = lambda p: f" ({duration(minutes[p])})" if minutes and p in minutes else ""
     named = lambda p: f"**{topics[p]}**: " if p in topics else ""
     lines = ["# Where do I start?", "> The ways through the course, and how long each takes.", ""]
     for t in trails:
         about = f" {t.about}" if t.about else ""
+        known = minutes and all(p in minutes for p in t.pages)
+        takes = share_out(t.minutes, [minutes[p] for p in t.pages]) if known else []
+        also = [f" ({duration(m)})" for m in takes] or [""] * len(t.pages)
         lines += [f"## {t.title} {{#{t.name}}}", "", f"{duration(t.minutes).capitalize()}.{about}", ""]
-        lines += [f"{n}. {named(p)}[{titles[p]}]({p}){also(p)}" for n, p in enumerate(t.pages, 1)] + [""]
+        pages = enumerate(zip(t.pages, also, strict=True), 1)
+        lines += [*(f"{n}. {named(p)}[{titles[p]}]({p}){more}" for n, (p, more) in pages), ""]
     return "\n".join(lines)
 
 
@@ -47,27 +62,28 @@ def label(page: str, titles: dict[str, str], topics: dict[str, str]) -> str:
     return re.sub(r"[`*]", "", topics.get(page) or titles[page]).strip()
 
 
-def trail(at: str, path: ReadingPath, following: str, link: Callable[[str, str], str]) -> str:
-    "Where a path goes from this page, in one sentence."
-    i = path.pages.index(at)
-    said = f"Page {i + 1} of {len(path.pages)} on the path {link(f'{START}#{path.name}', html.escape(path.title))}"
-    if i + 1 == len(path.pages): return f"{said}, which ends here."
-    then = path.pages[i + 1]
-    return f"{said}." if then == following else f"{said}, which goes on with {link(then, '')}."
+def trail(at: str, path: ReadingPath, link: Callable[[str, str], str]) -> str:
+    "Where a page stands on a path, in one sentence."
+    name = link(f"{START}#{path.name}", html.escape(path.title))
+    end = ", which ends here" if at == path.pages[-1] else ""
+    return f"Page {path.pages.index(at) + 1} of {len(path.pages)} on the path {name}{end}."
 
 
 def foot(at: str, order: list[str], trails: list[ReadingPath], titles: dict[str, str], topics: dict[str, str]) -> str:
     """The end of a page, as HTML, which the search does not read: the reading paths it is on, then the pages before and after it in
-    the order of the book."""
+    the order of the book. Where a path goes on elsewhere, its link is hidden; site.js shows it to those who follow that path."""
     if at not in order: return ""
-    def link(page: str, text: str, kind: str = "") -> str:
+    def link(page: str, text: str, more: str = "") -> str:
         file, _, place = page.partition("#")
         to = os.path.relpath(PurePosixPath(file).with_suffix(".html"), PurePosixPath(at).parent) + (place and f"#{place}")
-        shown, marked = text or html.escape(label(page, titles, topics)), f' class="{kind}"' if kind else ""
-        return f'<a href="{to}"{marked}>{shown}</a>'
-    i = order.index(at)
+        return f'<a href="{to}"{more}>{text}</a>'
+    def named(page: str) -> str: return html.escape(label(page, titles, topics))
+    i, mine = order.index(at), [t for t in trails if at in t.pages]
     following = order[i + 1] if i + 1 < len(order) else ""
-    lines = [f'<p class="trail">{trail(at, t, following, link)}</p>' for t in trails if at in t.pages]
-    before = link(order[i - 1], f"← {html.escape(label(order[i - 1], titles, topics))}", "before") if i else ""
-    after = link(following, f"{html.escape(label(following, titles, topics))} →", "after") if following else ""
-    return "\n".join([*lines, f'<nav class="onward" aria-label="Pages">{before} {after}</nav>'])
+    lines = [f'<p class="trail">{trail(at, t, link)}</p>' for t in mine]
+    ways = [link(order[i - 1], f"← {named(order[i - 1])}", ' class="before"')] if i else []
+    ways += [link(following, f"{named(following)} →", ' class="after"')] if following else []
+    for t in mine:
+        then = next(iter(t.pages[t.pages.index(at) + 1:]), following)
+        if then != following: ways.append(link(then, f"{named(then)} →", f' class="after" data-path="{t.name}" hidden'))
+    return "\n".join([*lines, f'<nav class="onward" aria-label="Pages">{" ".join(ways)}</nav>'])

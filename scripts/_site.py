@@ -10,6 +10,7 @@ import ast
 import contextlib
 import html
 import json
+import posixpath
 import re
 import shutil
 import subprocess
@@ -26,8 +27,10 @@ from urllib.parse import unquote, urldefrag
 import _api_pages
 import _book
 import _guess
+import _home
 import _marks
 import _paths
+import _proof
 import yaml
 
 from rap_analyzer.book import Book, title_of
@@ -38,7 +41,8 @@ CODE = re.compile(r"(?P<code>^(?P<fence>`{3,}|~{3,})[^\n]*\n.*?^(?P=fence)[^\n]*
                   r"|(?P<tick>`+)[^`](?:(?!\n\n).)*?(?P=tick))", re.M | re.S)
 LINK = re.compile(r"(?<!\\)!?\[(?P<label>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<to>[^)\s]+)\)")
 EITHER = re.compile(f"{LINK.pattern}|{CODE.pattern}|{_marks.MATHS}", re.M | re.S)  # what stands in code is no link and no maths
-SUMMARY = "Show what this machine measured"
+SUMMARY, OUTCOME = "Show what this machine measured", "Show what follows from it"
+HOME, README = "index.ipynb", "install.md"  # where nbs/home.md is; without it the README is the home page
 BUILT = re.compile(r"^## How it is built[ \t]*$", re.M)  # from here on, a chapter is about the library
 
 
@@ -106,7 +110,8 @@ def prose(text: str, where: Where) -> str:
         if m["block"] or m["tex"]: return _marks.maths(m["block"] or m["tex"], bool(m["block"]))
         path, label = lead(m["to"]), EITHER.sub(lambda x: swap(x, True), m["label"])  # the label may hold a picture
         if path and path.is_dir() and not (path / "README.md").exists(): return label
-        to = m["to"].replace("README.md", "index.md") if path and path.name == "README.md" else m["to"]
+        own = README if path == where.root / "README.md" and (where.root / _home.PAGE).exists() else "index.md"
+        to = m["to"].replace("README.md", own) if path and path.name == "README.md" else m["to"]
         return m[0].replace(m["label"], label).replace(m["to"], to)
     for source in re.findall(r'<(?:img|source)\b[^>]*\bsrc(?:set)?="([^"]+)"', text): lead(source)
     return EITHER.sub(swap, text)
@@ -140,14 +145,15 @@ def told(output: dict, where: Where) -> dict:
     return output | {"data": data | {"text/markdown": prose("".join(data["text/markdown"]), where)}}
 
 
-def look(source: str, has_outputs: bool, module: str) -> str:
-    "How a cell's code is shown: what the package gets can be folded away, mere imports and mere tests are folded."
+def look(source: str, has_outputs: bool, module: str, after_code: bool = True) -> str:
+    """How a cell's code is shown: what the package gets can be folded away; mere imports are folded, and so are tests beside other
+    code. A test that follows prose is what the prose speaks of, and stays open."""
     fold = lambda how, said: f"#| code-fold: {how}\n#| code-summary: {said}\n"
     with contextlib.suppress(SyntaxError):
         if all(isinstance(n, ast.Import | ast.ImportFrom) for n in ast.parse(source).body): return fold("true", "Imports")
     if re.search(r"^#\|\s*exporti?\b", source, re.M): return fold("show", f"goes into {module}")
     tests = re.search(r"^(test_\w+\(|assert\b|with expect_fail)", source, re.M)
-    return fold("true", "Tests") if tests and not has_outputs else ""
+    return fold("true", "Tests") if tests and after_code and not has_outputs else ""
 
 
 def known(sources: list[str]) -> frozenset[str]:
@@ -171,6 +177,12 @@ def worded(kinds: list[str], texts: list[str], asked: list[_guess.Ask]) -> dict[
 def md(text: str) -> dict:
     "A cell of Markdown."
     return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def measured(keys: str, summary: str, cells: list[dict]) -> list[dict]:
+    "Cells that wait for the reader's guess."
+    fold = f'<details class="measured" data-keys="{keys}"><summary>{summary}</summary>'
+    return [md(_marks.raw(fold)), *cells, md(_marks.raw("</details>"))]
 
 
 def folded(cells: list[dict], module: str) -> list[dict]:
@@ -204,22 +216,23 @@ def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
     legends = worded([c["cell_type"] for c in cells], [text(c) for c in cells], asked)
     for n, c in enumerate(cells[1 if front else 0:], 1 if front else 0):
         if c["cell_type"] != "code":
-            pages.append({**c, "source": prose(text(c), where)})
+            for key, said in _guess.parts(text(c), {a.key for a in asked}):
+                part = [{**c, "source": prose(said, where)}]
+                pages += measured(key, OUTCOME, part) if key else part
             continue
         if re.search(r"^#\|\s*hide\b", text(c), re.M): continue
         code = re.sub(r"^#\|.*\n?", "", text(c), flags=re.M).strip("\n")
         outputs = [told(fixed(o, widgets), where) for o in c["outputs"]]
+        after_code = n > 0 and cells[n - 1]["cell_type"] == "code"
         if any(a.end == n for a in asked): outputs = [_guess.unasked(o) for o in outputs]
-        cell = {"cell_type": "code", "metadata": {}, "source": look(text(c), bool(outputs), f"rap_analyzer.{module}") + code}
+        begin = look(text(c), bool(outputs), f"rap_analyzer.{module}", after_code)
+        cell = {"cell_type": "code", "metadata": {}, "source": begin + code}
         if not code: continue
         truth = lambda a: _guess.measured(_guess.spoken(cells[a.end]["outputs"]), a.key)
         forms = [md(_marks.raw(_guess.form(a, legends[a], truth(a)))) for a in asked if a.cell == n]
         if n in hidden and outputs:
-            keys = " ".join(sorted(hidden[n]))
-            fold = f'<details class="measured" data-keys="{keys}"><summary>{SUMMARY}</summary>'
-            pages += [cell | {"outputs": []}, md(_marks.raw(fold)),
-                      cell | {"outputs": outputs, "metadata": {"tags": ["remove-input"]}, "source": code},
-                      md(_marks.raw("</details>"))]
+            shown = cell | {"outputs": outputs, "metadata": {"tags": ["remove-input"]}, "source": code}
+            pages += [cell | {"outputs": []}, *measured(" ".join(sorted(hidden[n])), SUMMARY, [shown])]
         elif forms: pages += [cell | {"outputs": []}, *forms]  # in place of the words that say how to guess without a form
         else: pages.append(cell | {"outputs": outputs})
     first = rest + "\n\n" + "\n\n".join(text(c) for c in cells[1:] if c["cell_type"] == "markdown")
@@ -276,6 +289,24 @@ def page_of(path: Path, root: Path, profile: str, records: dict, where: Where, f
     return chapter(json.loads(copy.read_text(encoding="utf-8")), where, provenance(record, profile), foot)
 
 
+def home(root: Path, profile: str, where: Where, foot: str) -> dict:
+    "The home page as a notebook: nbs/home.md with results of the execution."
+    def from_top(m: re.Match) -> str: return m[0].replace(f"]({m['to']})", f"]({posixpath.normpath('nbs/' + m['to'])})")
+    front, body = heading(LINK.sub(from_top, (root / _home.PAGE).read_text(encoding="utf-8")))
+    def executed(name: str) -> list[dict]: return _home.read(_book.executed(root, profile, root / f"nbs/{name}.ipynb"))
+    def form(ask: _guess.Ask, question: str, cells: list[dict]) -> list[dict]:
+        truth = _guess.measured(_guess.spoken(cells[ask.end]["outputs"]), ask.key)
+        return [md(_marks.raw(_guess.form(ask, question, truth)))]
+    def result(outputs: list[dict], key: str) -> list[dict]:
+        shown = [{"cell_type": "code", "metadata": {"tags": ["remove-input"]}, "source": "result", "execution_count": None,
+                  "outputs": [told(o, where) for o in outputs]}]
+        return measured(key, SUMMARY, shown) if key else shown
+    cells = _home.assemble(body, executed, form, result, lambda said: [md(prose(said, where))] if said.strip() else [])
+    head = {"cell_type": "raw", "metadata": {}, "source": front_matter(front, body, "Home")}
+    return {"cells": [head, *cells, md(_marks.raw(foot))], "metadata": {"kernelspec": {"language": "python"}}, "nbformat": 4,
+            "nbformat_minor": 5}
+
+
 def stage(root: Path, profile: str, records: dict, pages: Path) -> tuple[list[str], list[str]]:
     "Write every page into the empty folder `pages`; returns the notebooks whose results are out of date, and what is wrong."
     from smalldocs.markdown import split_front_matter
@@ -292,6 +323,8 @@ def stage(root: Path, profile: str, records: dict, pages: Path) -> tuple[list[st
     own = [*sorted(root.glob("adr/*.md")), *(root / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING"))]
     texts = {p.relative_to(root).as_posix().replace("README", "index"): p.read_text(encoding="utf-8") for p in own if p.exists()}
     texts.setdefault("index.md", welcome(root))
+    has_home = (root / _home.PAGE).exists()
+    if has_home: texts[README] = texts.pop("index.md")
     made = {m.page: _api_pages.page(m) for m in modules} | ({"reference/index.md": _api_pages.contents(modules)} if modules else {})
     minutes = {name: _paths.needs(path, records.get(name, {}).get("seconds", 0)) for name, path in chapters.items()}
     if trails: made[_paths.START] = _paths.start(trails, titles, topics, minutes)
@@ -300,12 +333,15 @@ def stage(root: Path, profile: str, records: dict, pages: Path) -> tuple[list[st
         given, body = split_front_matter(text)
         front, body = heading(body)
         front = {"title": PurePosixPath(name).stem, **front}
+        if name == README: front["title"] = "Install and use"
         titles[name], parts[name] = front["title"], (front, body)
+    if has_home: titles[HOME] = "Home"
     config = yaml.safe_load((root / "nbs" / "_smalldocs.yml").read_text(encoding="utf-8"))
     order = sidebar(config, titles, contents)
     def foot(name: str) -> str: return _paths.foot(name, order, trails, titles, topics)
     for name, path in chapters.items():
         write(name, json.dumps(page_of(path, root, profile, records, where(name), foot(name)), ensure_ascii=False))
+    if has_home: write(HOME, json.dumps(home(root, profile, where(HOME), foot(HOME)), ensure_ascii=False))
     for name, (front, body) in parts.items():
         write(name, front_matter(front, body, "") + (body if name in made else prose(body, where(name))) + _marks.raw(foot(name)))
     for name in files:
@@ -464,13 +500,21 @@ def unfound(site: Path, pages: dict[Path, Read]) -> Iterator[str]:
         if not page or (anchor and unquote(anchor) not in page.ids): yield f"the search leads to {address}, which is not there"
 
 
+def misread(site: Path, pages: dict[Path, Read]) -> Iterator[str]:
+    "Guesses that a page gives away before it asks for them, and Markdown that was left as it was typed."
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        found = *_proof.given_away(text), *_proof.raw_markdown(text)
+        yield from (f"{path.relative_to(site)} {said}" for said in found)
+
+
 def problems(site: Path) -> list[str]:
     "Everything wrong with a rendered site; having no page is wrong as well."
     site = site.resolve()
     pages = {p: Read(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
     lacks = [f"{p.relative_to(site)} has no {what}" for p, page in pages.items()
              for what in ("title", "description", "lang", "viewport") if not page.meta.get(what, "").strip()]
-    found = [said for check in (online, dead, twice, unfound) for said in check(site, pages)]
+    found = [said for check in (online, dead, twice, unfound, misread) for said in check(site, pages)]
     return [*lacks, *found] if pages else ["the site has no pages"]
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+import _guess
+
 from rap_analyzer import book
 
 CELL_LINES, DEFINITIONS, FUNCTION_LINES, WIDTH = 25, 3, 45, 132
@@ -196,11 +198,35 @@ def onward(nb: list[Cell]) -> Found:
             yield f"cell {c.number}: `Next:` would be wrong when a notebook is inserted; the site derives it from book.toml"
 
 
+def guesses(nb: list[Cell]) -> Found:
+    "Nothing above a guess tells how it went, and every guess can become a form."
+    sources = [c.text if c.kind == "code" else "## " * bool(re.search("^##+ ", c.text, re.M)) for c in nb]
+    for a in _guess.asks(sources):
+        for c in [c for c in nb[:a.cell] if not c.exported]:
+            said = _guess.outcomes(c.text) if c.kind == "markdown" else [a.key] * (f'"{a.key}"' in c.text or f"{{{a.key}" in c.text)
+            if a.key in said: yield f"cell {c.number}: tells how {a.key} went; its question comes in cell {a.cell + 1}"
+    for c in nb:
+        if c.kind == "code" and not c.exported:
+            for call in _guess.unread(c.text): yield f"cell {c.number}: the site makes no form of `{call}`: write its scale out"
+
+
+def foretold(notebooks: dict[str, list[Cell]]) -> Found:
+    "No notebook tells the outcome of a guess that one after it asks for; they come in reading order."
+    asked = {a.key: (i, name) for i, (name, nb) in enumerate(notebooks.items())
+             for a in _guess.asks([c.text if c.kind == "code" else "" for c in nb])}
+    for i, (name, nb) in enumerate(notebooks.items()):
+        for c in nb:
+            for key in _guess.outcomes(c.text) if c.kind == "markdown" else ():
+                if key not in asked: yield f"{name} cell {c.number}: the outcome of {key}, which is asked nowhere"
+                elif asked[key][0] > i: yield f"{name} cell {c.number}: tells how {key} went, which {asked[key][1]} asks later"
+
+
 def check(path: Path, chapter: bool = True) -> list[str]:
     "The problems of one notebook; exercises (`chapter=False`) own no module and close as they like."
     try: nb = cells(path)
     except (ValueError, KeyError, TypeError): return ["is not a notebook"]
-    found = [*title(nb), *stored(nb), *widths(nb), *directives(nb), *typed_figures(nb), *links(nb, path), *onward(nb)]
+    found = [*title(nb), *stored(nb), *widths(nb), *directives(nb), *typed_figures(nb), *links(nb, path), *onward(nb),
+             *guesses(nb)]
     if chapter: found += [*owner(nb, path), *exports(nb), *closing(nb)]
     return found
 
@@ -217,7 +243,15 @@ def problems(root: Path) -> list[str]:
     all_of_them = list(notebooks(root))
     if not all_of_them: return ["nbs: no notebooks found"]
     listed = list(book.problems(root)) if (root / "nbs").is_dir() else []
-    return listed + [f"{path.relative_to(root)} {p}" for path, chapter in all_of_them for p in check(path, chapter)]
+    found = listed + [f"{path.relative_to(root)} {p}" for path, chapter in all_of_them for p in check(path, chapter)]
+    return found or list(foretold(reading_order(root)))
+
+
+def reading_order(root: Path) -> dict[str, list[Cell]]:
+    "The cells of every page, the book's notebooks first."
+    names = [p.relative_to(root).as_posix() for p, _ in notebooks(root) if "solutions" not in p.parts]
+    listed = [n.path for n in book.read(root).notebooks] if (root / "nbs").is_dir() else []
+    return {name: cells(root / name) for name in dict.fromkeys([*listed, *names])}
 
 
 def notes(root: Path) -> list[str]:

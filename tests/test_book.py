@@ -397,3 +397,11 @@ def test_a_plot_of_a_forked_kernel_is_a_picture():
     env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT, check=True, env=env)
     assert said.stdout.splitlines()[-1] == "['image/png', 'text/plain']", said.stdout + said.stderr
+
+
+def test_an_execution_says_how_long_it_will_take(tmp_path):
+    todo = [tmp_path / "nbs" / f"{name}.ipynb" for name in "abc"]
+    known = {"nbs/a.ipynb": {"seconds": 200}, "nbs/b.ipynb": {"seconds": 100}, "nbs/d.ipynb": {"seconds": 0}}
+    assert _book.expected(todo, tmp_path, known, 1) == "about 7 minutes"  # c takes as long as the others on average
+    assert _book.expected(todo, tmp_path, known, 2) == "about 3 minutes"
+    assert _book.expected(todo[:1], tmp_path, {}, 1) == "about 1 minute on two cores"

@@ -219,6 +219,8 @@ BAD = {
                          "cell 5: `## How it is built` has to say in a sentence what is found there"),
     "a section behind the library": (dict(end=md("## What changed in your head\nA lot.\n\n## How it is built\nHere.\n\n## More")),
                                      "cell 5: `## More` below `## How it is built`"),
+    "a guess that no form can ask for": (dict(more=code("predict('x.gain', scale=tuple(range(1, 9)))")),
+                                         "cell 4: the site makes no form of `predict('x.gain'"),
     "dead link": (dict(more=md("[next](13_noise.ipynb)")), "cell 4: the link to 13_noise.ipynb leads nowhere"),
     "dead file link": (dict(more=md("[why](../adr/0001-x.md#part)")), "the link to ../adr/0001-x.md#part leads nowhere"),
 }
@@ -239,6 +241,27 @@ def test_a_bad_notebook_is_refused(tmp_path, case):
 def test_a_good_notebook_passes(tmp_path, text):
     write(tmp_path / "nbs/lab", [md("# ?")], "10_core.ipynb")
     assert check_notebooks.check(write(tmp_path / "nbs/music", good(more=md(text)))) == []
+
+
+@pytest.mark.parametrize("told", [md("<!-- outcome: x.gain -->\nIt lost."), code('say("It is {x.gain.p50:.0f} times.")'),
+                                  code('record("x.gain", 3)')])
+def test_an_outcome_above_its_question_is_refused(tmp_path, told):
+    write(tmp_path / "nbs/lab", [md("# ?")], "10_core.ipynb")
+    asks, answers = code('predict("x.gain")'), code('record("x.gain", 3).against_prediction()')
+    def found(*cells: dict) -> list[str]:
+        first, *rest = good()
+        return check_notebooks.check(write(tmp_path / "nbs/music", [first, *rest[:2], *cells, *rest[2:]]))
+    assert found(told, asks, answers) == ["cell 4: tells how x.gain went; its question comes in cell 5"]
+    assert found(asks, answers, told) == []
+
+
+def test_an_outcome_in_a_notebook_before_its_question_is_refused():
+    def cells(*raw: dict) -> list[check_notebooks.Cell]: return [check_notebooks.Cell(i, c) for i, c in enumerate(raw, 1)]
+    told, asked = cells(md("# ?"), md("<!-- outcome: x.gain -->\nIt lost.")), cells(
+        md("# ?"), code('predict("x.gain")'), code('record("x.gain", 3).against_prediction()'))
+    assert list(check_notebooks.foretold({"a": asked, "b": told})) == []
+    assert list(check_notebooks.foretold({"a": told, "b": asked})) == ["a cell 2: tells how x.gain went, which b asks later"]
+    assert list(check_notebooks.foretold({"a": told})) == ["a cell 2: the outcome of x.gain, which is asked nowhere"]
 
 
 def test_the_library_may_follow_the_lesson(tmp_path):

@@ -14,6 +14,7 @@ import _api_pages  # isort: skip  (test_book has put scripts/ on the path)
 import _guess  # isort: skip
 import _marks  # isort: skip
 import _paths  # isort: skip
+import _proof  # isort: skip
 import _site  # isort: skip
 from rap_analyzer import _modidx, book, ledger
 from rap_analyzer.guess import GuessForm
@@ -352,13 +353,15 @@ def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
     assert _site.make(house, None, "smalldocs") == 0, capsys.readouterr().out
     read = lambda name: (house / "_build/site" / name).read_text()
     start, lab = read("start.html"), read("nbs/lab/01_lab.html")
-    assert "About 10 minutes" in start and "About 3 hours" in start and "(about 1 minute)" in start
+    assert "About 10 minutes" in start and "About 3 hours" in start and start.count("(about 5 minutes)") == 2
     listed = r'<ol>.*nbs/lab/00_core.html.*nbs/lab/01_lab.html.*exercises/21_x.html.*</ol>'
     assert re.search(listed, start.partition('id="all"')[2], re.S)
     assert '<strong>Numbers</strong>: <a href="nbs/lab/00_core.html">How <code>far</code>?</a>' in start
     core, last = read("nbs/lab/00_core.html"), read("exercises/21_x.html")
-    said = r'on the path <a href="../../start.html#taste">Taste</a>, which goes on with <a href="../../exercises/21_x.html">'
-    assert re.search(said, core) and "Page 2 of 2" in last and last.count("which ends here") == 2
+    assert 'on the path <a href="../../start.html#taste">Taste</a>.' in core
+    assert "Page 2 of 2" in last and last.count("which ends here") == 2
+    shown = re.findall(r'href="([^"]+)" class="after"( data-path="\w+" hidden)?', core)  # one way on; the path's is hidden
+    assert shown == [("01_lab.html", ""), ("../../exercises/21_x.html", ' data-path="taste" hidden')]
     assert 'Page 2 of 3 on the path <a href="../../start.html#all">All</a>.' in lab  # the path goes where the book goes
     assert 'class="page-navigation"' not in lab
     ways = re.search(r'<nav class="onward" aria-label="Pages">(.*?)</nav>', lab, re.S)[1]  # before and after, as in the book
@@ -472,3 +475,101 @@ def test_the_script_of_the_site_is_plain_javascript(tmp_path):
     text = (ROOT / "nbs/site.js").read_text(encoding="utf-8")
     assert re.findall(r"https?://|import\(|fetch\(|XMLHttpRequest|sendBeacon", text) == [] and text.count("src:") == 1
     assert list(_site.fetched("script", text)) == []
+
+
+# ---- the minutes of a path
+
+@pytest.mark.parametrize(("total", "needs"), [(10, [5, 5]), (180, [51, 37, 88]), (10, [1, 1, 1]), (3, [90, 1, 1]), (7, [7])])
+def test_the_minutes_of_the_pages_add_up_to_those_of_the_path(total, needs):
+    shares = _paths.share_out(total, needs)
+    assert sum(shares) == total and min(shares) >= 1 and sorted(shares) == [x for _, x in sorted(zip(needs, shares, strict=True))]
+
+
+# ---- what a page gives away
+
+FORM = '<form class="guess" data-key="x.gain" data-truth="{truth}" data-measured="{truth}x"></form>'
+
+
+def page_with(above: str, truth: float = 0.987, below: str = "") -> list[str]:
+    "What the proofreader says of a page with a guess in its middle."
+    page = PAGE.format(head="", body=f"{above}{FORM.format(truth=truth)}{below}")
+    return [*_proof.given_away(page), *_proof.raw_markdown(page)]
+
+
+@pytest.mark.parametrize(("above", "truth"), [
+    ("<p>The index finds 0.987 of them.</p>", 0.987), ("<p>It finds 98.7 % of them.</p>", 0.987), ("<td>0.9874</td>", 0.98741),
+    ("<pre>n 25   12.34</pre>", 12.341), ("<p>1,234 times</p>", 1_234), ("<li>243 times as long</li>", 243.4),
+])
+def test_a_figure_above_its_question_is_found(above, truth):
+    said, = page_with(above, truth)
+    assert "gives x.gain away above its question" in said
+    assert page_with("", truth, above) == [], "below it is the answer"
+
+
+def test_a_result_above_its_question_is_found():
+    fold = '<details class="measured" data-keys="y.gain x.gain"><summary>Show</summary>fast</details>'
+    assert page_with(fold) == ["shows a result of x.gain above its question"]
+    assert page_with(fold.replace("x.gain", "z.gain")) == [] == page_with("", below=fold)
+
+
+@pytest.mark.parametrize("above", ["<p>0.98, 0.9, 98 %, 0.986, 57,000 tracks, 9.87</p>", '<pre class="sourceCode">x = 0.987</pre>',
+                                   "<script>0.987</script>", "<p>v0.987.2, a-0.987b, 2024-0.987</p>"])
+def test_other_figures_may_stand_above_a_question(above):
+    assert page_with(above) == []
+
+
+@pytest.mark.parametrize("raw", ["so **bold** it is", "see [this](that.html)", "run `lab up` now", "## Title", "<!-- x -->"])
+def test_markdown_that_was_left_is_found(raw):
+    body = f"<p>{raw.replace('<', '&lt;').replace('>', '&gt;')}</p>"
+    assert [s[:31] for s in page_with(body)] == ["shows Markdown as it was typed:"]
+    assert page_with(f"<pre>{body}</pre>") == [] and page_with("<p>2**40 - 1, 256**2, f(x)[0], it's #1</p>") == []
+
+
+def test_the_site_is_proofread(tmp_path):
+    (tmp_path / "index.html").write_text(PAGE.format(head="", body=f"<p>0.987</p>{FORM.format(truth=0.987)}"))
+    assert any("gives x.gain away" in said for said in _site.problems(tmp_path))
+
+
+# ---- prose that tells how a guess went
+
+def test_what_tells_the_outcome_waits_for_the_guess(house):
+    asks = cell("code", 'predict("x.gain")')
+    answers = cell("code", 'record("x.gain", 3).against_prediction()')
+    told = "<!-- outcome: x.gain -->\nThe index lost.\nAs always.\n\nRead on."
+    page = _site.chapter(test_book.notebook(cell("markdown", "# How?"), asks, answers, cell("markdown", told)),
+                         _site.Where(PurePosixPath("nbs/20_x.ipynb"), house))
+    texts = ["".join(c["source"]) for c in page["cells"]]
+    begin = next(i for i, t in enumerate(texts) if 'data-keys="x.gain"' in t)
+    assert "Show what follows from it" in texts[begin] and texts[begin + 1] == "The index lost.\nAs always.\n"
+    assert "</details>" in texts[begin + 2] and texts[begin + 3].strip() == "Read on."
+    elsewhere = _site.chapter(test_book.notebook(cell("markdown", "# How?"), cell("markdown", told)),
+                              _site.Where(PurePosixPath("nbs/21_y.ipynb"), house))
+    assert "<details" not in json.dumps(elsewhere) and "outcome" not in json.dumps(elsewhere)
+
+
+def test_a_test_that_prose_speaks_of_is_not_folded(house):
+    nb = test_book.notebook(cell("markdown", "# How?"), cell("markdown", "It refuses."), cell("code", "assert refuses()"),
+                            cell("code", "assert more()"))
+    folded = ["code-fold: true" in "".join(c["source"]) for c in
+              _site.chapter(nb, _site.Where(PurePosixPath("nbs/20_x.ipynb"), house))["cells"] if c["cell_type"] == "code"]
+    assert folded == [False, True]
+
+
+# ---- the home page
+
+def test_the_home_page_takes_its_results_from_the_execution(house):
+    stream = {"output_type": "stream", "name": "stdout", "text": "p50 3.1\n"}
+    answer = {"output_type": "display_data", "metadata": {}, "data": {"text/plain": "x.gain: 3.1x. Nobody guessed beforehand."}}
+    ran = [cell("code", 'predict("x.gain")'), cell("code", 'record("x.gain", 3.1).against_prediction()', [answer]),
+           cell("code", "print(table(result))", [stream])]
+    put(_site._book.executed(house, "smoke", house / "nbs/lab/00_core.ipynb"), *ran)
+    def made(text: str) -> dict:
+        (house / "nbs/home.md").write_text(f"# Lab\n> Guess.\n\n{text}\n\n[more](lab/00_core.ipynb), [all](../README.md)\n")
+        return _site.home(house, "smoke", _site.Where(PurePosixPath("index.ipynb"), house), "<nav></nav>")
+    cells = made("{{guess lab/00_core x.gain How far?}}\n\n{{result lab/00_core print(table(result)) x.gain}}")["cells"]
+    texts = ["".join(c["source"]) for c in cells]
+    assert "title: Lab" in texts[0] and any('data-truth="3.1"' in t and "How far?" in t for t in texts)
+    assert any(c.get("outputs") == [stream] for c in cells) and any('data-keys="x.gain"' in t for t in texts)
+    assert any("[more](nbs/lab/00_core.ipynb), [all](install.md)" in t for t in texts)
+    with pytest.raises(SystemExit, match="asks for no guess called x.loss"): made("{{guess lab/00_core x.loss How?}}")
+    with pytest.raises(SystemExit, match="no cell of lab/00_core holds 'plot'"): made("{{result lab/00_core plot}}")

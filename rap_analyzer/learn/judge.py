@@ -56,9 +56,10 @@ def verdict_html(v: Verdict) -> str:
     "A verdict as a box: what was looked at, and what was found. Colour is never the only sign."
     import html
     colour = {"pass": "#2e7d32", "fail": "#b2451f", "error": "#b2451f"}.get(v.state, "#777777")
-    rows = "".join(f"<li>{'&#10003;' if c.ok else '&#10007;'} <b>{html.escape(c.name)}</b><br>{html.escape(c.message)}</li>"
+    def said(text: str) -> str: return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    rows = "".join(f"<li>{'&#10003;' if c.ok else '&#10007;'} <b>{html.escape(c.name)}</b><br>{said(c.message)}</li>"
                    for c in v.checks)
-    note = f"<p>{html.escape(v.note)}</p>" if v.note else ""
+    note = f"<p>{said(v.note)}</p>" if v.note else ""
     trace = f"<pre>{html.escape(v.trace)}</pre>" if v.trace else ""
     return (f'<div role="status" style="border-left:4px solid {colour};padding:.2em 1em;max-width:46em">'
             f"<b>{html.escape(v.id)}: {html.escape(words('state.' + v.state))}</b>"
