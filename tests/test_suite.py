@@ -70,10 +70,11 @@ def test_two({}): pass
     ("True", "tmp_path", [], 0, "3 passed in"), ("False", "tmp_path", [], 1, "1 failed, 2 passed in"),
     ("True", "bad", [], 1, "2 passed, 1 error in"), ("False", "tmp_path", ["-k", "two"], 0, "1 passed in"),
     ("True", "bad", ["-x"], 2, "1 passed, 1 error in"), ("True", "bad", ["-k", "nothing"], 5, "no tests ran in")])
-def test_the_last_lines_are_about_all_of_it(tmp_path, capfd, alone, fixture, args, code, said):
+def test_the_last_lines_are_about_all_of_it(tmp_path, capfd, monkeypatch, alone, fixture, args, code, said):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a dozen of them take most of the time
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
     (tmp_path / "test_it.py").write_text(TESTS.format(alone, fixture))
-    asked = [str(tmp_path), "-c", str(tmp_path / "pytest.ini"), "-p", "no:cacheprovider", *args]
+    asked = [str(tmp_path), "-c", str(tmp_path / "pytest.ini"), "-p", "no:cacheprovider", "-p", "xdist.plugin", *args]
     assert _tests.tests(asked, time.monotonic() + 100, "test-last-lines", False) == code
     lines = capfd.readouterr().out.strip().splitlines()
     assert lines[-1].startswith(said), lines
