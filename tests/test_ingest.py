@@ -1,12 +1,16 @@
 """Files as they come: broken, strange, cut off, repeated, interrupted; on the real server."""
 
+import os
 import random
 import shutil
 import string
 import subprocess
 import threading
 import time
+import tracemalloc
 import zipfile
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +19,10 @@ from rap_analyzer.core import LabError
 from rap_analyzer.lab import Lab
 from rap_analyzer.processes import give
 from rap_analyzer.search.index import build, similar
-from rap_analyzer.search.ingest import CSV_MODEL, HEADER, BadFile, Stopped, ingest, new_id, sample_rows, vectors, write_csv
+from rap_analyzer.search.ingest import CSV_MODEL, BadFile, Stopped, ingest, new_id, survey, vectors
 from rap_analyzer.search.sessions import Query
 from rap_analyzer.search.store import Store, migrate
+from rap_analyzer.search.tables import HEADER, layout, parse, rows_of, sample_rows, suggest_encoding, write_csv
 
 MINE = {"external_id": "nr", "title": "song", "artist": "by"}
 
@@ -69,14 +74,10 @@ def test_a_track_of_several_playlists_is_one_track_with_all_genres(importer, tmp
 
 
 @pytest.mark.parametrize(("cells", "why"), [
-    ({"track_name": " "}, "title: missing"), ({"track_id": ""}, "external_id: missing"),
-    ({"tempo": "fast"}, "tempo: 'fast' is not a number"),
-    ({"tempo": ""}, "tempo: '' is not a number"), ({"energy": "nan"}, "energy: 'nan'"), ({"energy": "inf"}, "energy: 'inf'"),
-    ({"energy": "1_0"}, "energy: '1_0'"), ({"energy": "٠"}, "energy"),
-    ({"track_popularity": "101"}, "popularity: 101 is not between"),
-    ({"track_album_release_date": "2020-13"}, "date: '2020-13'"), ({"track_album_release_date": "02.05.1998"}, "date"),
+    ({"track_name": " "}, "title: missing"), ({"track_id": ""}, "external_id: missing"), ({"track_name": "NA"},
+        "title: missing (NA)"),
+    ({"track_artist": "NaN"}, "artist: missing (NaN)"),
     ({"track_name": "x" * 10_001}, "title: 10,001 characters"), ({"track_name": "a\0b"}, "title: it has a NUL"),
-    ({"playlist_genre": "x" * 300}, "genre: 300 characters"), ({"key": "1.5"}, "key: 1.5 is not a whole"),
 ])
 def test_a_bad_row_is_named_and_the_others_go_in(importer, tmp_path, source, cells, why):
     path = write_csv(tmp_path / "x.csv", iter([good(track_id="first"), good(**cells), good(track_id="last")]))
@@ -85,10 +86,201 @@ def test_a_bad_row_is_named_and_the_others_go_in(importer, tmp_path, source, cel
     assert why in report.refusals[0].reason and why.split(":")[0] in repr(report)
 
 
-@pytest.mark.parametrize("day", ["1998", "1998-05", "1998-05-02"])
-def test_dates_in_three_forms(importer, tmp_path, source, day):
-    ingest(write_csv(tmp_path / "x.csv", iter([good(track_album_release_date=day)])), importer, source=source)
-    assert importer.tracks([new_id(source, "a")])[0].year == 1998
+@pytest.mark.parametrize(("cells", "why"), [
+    ({"tempo": "fast"}, "tempo: 'fast' is not a number"), ({"energy": "inf"}, "energy: 'inf'"),
+    ({"energy": "1_0"}, "energy: '1_0'"), ({"energy": "٠"}, "energy"), ({"loudness": "1.2.3"}, "loudness: '1.2.3' is not a number"),
+    ({"track_popularity": "101"}, "popularity: 101 is not between"), ({"tempo": "-5"}, "tempo: -5 is not between"),
+    ({"track_album_release_date": "2020-13"}, "date: '2020-13'"), ({"track_album_release_date": "05/04/13"}, "date"),
+    ({"playlist_genre": "x" * 300}, "genre: 300 characters"), ({"key": "1.5"}, "key: 1.5 is not a whole"),
+    ({"key": "H sharp"}, "key"),
+])
+def test_an_odd_cell_costs_neither_its_row_nor_a_word(importer, tmp_path, source, cells, why):
+    path = write_csv(tmp_path / "x.csv", iter([good(track_id="first"), good(track_id="odd", **cells)]))
+    report = ingest(path, importer, source=source)
+    assert (report.new, report.refused, report.cells, report.vectors) == (2, 0, 1, 2)
+    assert report.odd[0].line == 3 and why in report.odd[0].reason and why in repr(report)
+    assert sum(report.odd_why.values()) == 1
+
+
+def one(text, **named):
+    "The first row of a file, parsed."
+    named["path"].write_bytes(text if isinstance(text, bytes) else text.encode())
+    at = layout(named["path"], named.get("mapping"))
+    return parse(next(rows_of(named["path"], at))[1], at)
+
+
+@pytest.mark.parametrize("cell", ["", "NA", "N/A", "NaN", "NULL", "None", "\\N", "-", "#N/A", "0", "0.0", " nan "])
+def test_an_unknown_tempo_is_unknown(importer, tmp_path, source, cell):
+    report = ingest(write_csv(tmp_path / "x.csv", iter([good(tempo=cell)])), importer, source=source)
+    (track,) = importer.tracks([new_id(source, "a")])
+    assert (report.new, report.cells, report.vectors) == (1, 0, 1) and track.bpm is None and track.key == "C# major"
+
+
+@pytest.mark.parametrize(("column", "cell", "value"), [
+    ("tempo", "120,5", 120.5), ("tempo", "120.500", 120.5), ("tempo", "1.205e2", 120.5), ("tempo", "121 BPM", 121),
+    ("tempo", "140,123", 140.123),
+    ("duration_ms", "215,000", 215_000), ("duration_ms", "215.000", 215_000), ("duration_ms", "215 000", 215_000),
+    ("duration_ms", "215\u202f000", 215_000), ("duration_ms", "215'000", 215_000), ("duration_ms", "215000.0", 215_000),
+    ("duration_ms", "3:35", 215_000), ("duration_ms", "1:00:05", 3_605_000), ("duration_ms", "1,215,000", 1_215_000),
+    ("loudness", "-7,25", -7.25), ("loudness", "−7.25", -7.25), ("loudness", "-7.25 dB", -7.25), ("energy", "80%", .8),
+    ("energy", "0,8", .8),
+    ("key", "C#", 1), ("key", "Db major", 1), ("key", "B", 11), ("mode", "Minor", 0), ("mode", "1.0", 1),
+    ("energy", "0,512", .512)])
+def test_numbers_as_people_write_them(tmp_path, column, cell, value):
+    row = parse_good(tmp_path, **{column: cell})
+    assert row.numbers[column] == pytest.approx(value) and not row.odd
+
+
+def parse_good(folder, **cells):
+    "A good row with these cells instead, parsed."
+    return one(write_csv(folder / "g.csv", iter([good(**cells)])).read_bytes(), path=folder / "h.csv")
+
+
+@pytest.mark.parametrize(("column", "cell"), [
+    ("loudness", "-1,234,5"), ("tempo", "1 2 3"), ("duration_ms", "3 min"), ("tempo", "12,34,56")])
+def test_what_can_be_read_in_no_way_or_in_two_is_left_out(tmp_path, column, cell):
+    row = parse_good(tmp_path, **{column: cell})
+    assert column not in row.numbers and len(row.odd) == 1
+
+
+DAYS = ["1998", "1998-05", "1998-05-02", "1998.0", "1998-05-02T10:00:00Z", "1998-05-02 10:00:00+00:00", "1998-00-00",
+        "02.05.1998", "5/2/1998", "25/12/1998", "1998/05/02", "19980502", "May 2, 1998", "2 May 1998",
+        "02-May-1998", "1998-05-02T10:00:00.000Z"]
+
+
+@pytest.mark.parametrize("day", DAYS)
+def test_dates_in_many_forms(tmp_path, day):
+    row = parse_good(tmp_path, track_album_release_date=day)
+    assert row.year == 1998 and not row.odd
+
+
+@pytest.mark.parametrize(("day", "odd"), [
+    ("0000", 0), ("0000-00-00", 0), ("NA", 0), ("", 0), ("May-98", 1), ("35917", 1), ("1998-02-30", 1),
+    ("13/13/1998", 1), ("1066", 1), ("2999", 1), ("soon", 1)])
+def test_a_date_that_says_no_year_is_unknown(tmp_path, day, odd):
+    row = parse_good(tmp_path, track_album_release_date=day)
+    assert row.year is None and len(row.odd) == odd
+
+
+@pytest.mark.parametrize(("cell", "artist"), [
+    ("Ann Ode;Ben Rue", "Ann Ode, Ben Rue"), ("['Ann Ode', \"Ben O'Rue\"]", "Ann Ode, Ben O'Rue"),
+    ("Ann Ode, Ben Rue", "Ann Ode, Ben Rue"),
+    ("[Ann", "[Ann"), ("Tyler, The Creator", "Tyler, The Creator"), ('["Solo"]', "Solo"), ("Ann ; Ben;", "Ann, Ben")])
+def test_several_artists(tmp_path, cell, artist): assert parse_good(tmp_path, track_artist=cell).artist == artist
+
+
+@pytest.mark.parametrize("name", ["Nan", "Null", "None of Us", "n/a/b", "-", "?", "0", "Unknown"])
+def test_a_song_may_have_an_odd_name(tmp_path, name): assert parse_good(tmp_path, track_name=name).title == name
+
+
+FORMS = {
+    "114k": (",track_id,artists,album_name,track_name,popularity,duration_ms,danceability,energy,key,loudness,mode,speechiness,"
+             "acousticness,"
+             "instrumentalness,liveness,valence,tempo,track_genre\n0,q1,A;B,C,Salt,7,200000,.5,.5,1,-7,1,.1,.1,0,.1,.5,90,hip-hop\n"),
+    "2023": ('track_name,artist(s)_name,artist_count,released_year,released_month,streams,bpm,key,mode,danceability_%,valence_%,'
+             'energy_%,'
+             'acousticness_%,instrumentalness_%,liveness_%,speechiness_%\n'
+             'Salt,"A, B",2,2023,7,"1,234,567",90,C#,Major,80,89,83,3,0,8,4\n'),
+    "playlist": ("Track URI,Track Name,Artist Name(s),Album Name,Release Date,Duration (ms),Popularity,Genres,Danceability,Energy,"
+                 "Key,Loudness,Mode,"
+                 "Speechiness,Acousticness,Instrumentalness,Liveness,Valence,Tempo\nspotify:track:q,Salt,A;B,C,2023-01-02,200000,7,"
+                 '"trap, drill",.5,.5,1,-7,1,.1,.1,0,.1,.5,90\n'),
+    "names": "Title\tArtist\tYear\tBPM\nSalt\tA, B\t2023\t90\n", "sep": "sep=;\r\nsong;band;bpm\r\nSalt;A, B;90\r\n",
+    "about": "My songs,,\nmade by me,,\n\ntitle,artist,tempo\nSalt,\"A, B\",90\n",
+    "lone quote": 'title\tartist\ttempo\nSalt\tA, B\t90\n"Cut\tC\t80\n'}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_known_forms_need_no_options(importer, tmp_path, source, form):
+    (tmp_path / "x.csv").write_bytes(FORMS[form].encode())
+    report = ingest(tmp_path / "x.csv", importer, source=source)
+    ids = [i for (i,) in importer.query(Query("SELECT id FROM tracks WHERE source = %s AND title = 'Salt'", (source,)))]
+    (track,) = importer.tracks(ids)
+    assert (track.artist, track.bpm) == ("A, B", 90) and report.refused == report.cells == 0
+    assert report.vectors == (form in ("114k", "2023", "playlist"))
+    assert (report.vectors or "no column for danceability" in repr(report))
+    if form in ("114k", "2023", "playlist"): assert track.key == "C# major" and track.mood
+    if form in ("2023", "playlist", "names"): assert track.year == 2023
+    assert ingest(tmp_path / "x.csv", importer, source=source).unchanged == report.tracks     # made ids are the same ones
+
+
+def test_lyrics_and_the_words_of_a_search(importer, tmp_path, source):
+    from rap_analyzer.search.fulltext import find
+    (tmp_path / "x.csv").write_text('titel,wer,Jahr,Tempo,lyrics\nSalt,Mira,1998,90,"ein Leuchtturm\nim Nebel"\n', encoding="utf-8")
+    mapping = {"title": "titel", "artist": "wer", "year": "Jahr", "bpm": "Tempo"}
+    assert ingest(tmp_path / "x.csv", importer, mapping, source=source).new == 1
+    (hit,) = find("leuchtturm nebel", 1, store=importer)
+    (track,) = importer.tracks([hit.track_id])
+    assert (track.year, track.bpm, track.lyrics) == (1998, 90, "ein Leuchtturm\nim Nebel")
+
+
+WORDS = {"cp1251": "Тихий двор и ночная вода", "koi8-r": "Тихий двор и ночная вода", "cp1252": "Forêt brûlée, où va l'été ?",
+         "cp1250": "Źródło żółtej łąki", "cp932": "夜のうた", "cp866": "Тихий двор и вода", "mac_roman": "Forêt brûlée",
+         "cp1253": "Το τραγούδι της νύχτας"}
+
+
+@pytest.mark.parametrize("code", WORDS)
+def test_the_suggested_encoding_fits_the_file(importer, tmp_path, source, code):
+    (tmp_path / "x.csv").write_bytes(f'title,artist\n"{WORDS[code]}",Ada\n'.encode(code))
+    with pytest.raises(BadFile, match=f"--encoding {code}"): ingest(tmp_path / "x.csv", importer, source=source)
+    ingest(tmp_path / "x.csv", importer, source=source, encoding=code)
+    assert importer.query(Query("SELECT title FROM tracks WHERE source = %s", (source,))) == [(WORDS[code],)]
+
+
+def test_without_evidence_nothing_is_suggested():
+    assert suggest_encoding(bytes(range(128, 256))) is None and suggest_encoding(b"plain") is None
+
+
+def test_one_damaged_byte_costs_one_row(importer, tmp_path, source):
+    lines = ["title,artist", *(f"Тихий двор {i},Мира" for i in range(20))]
+    (tmp_path / "x.csv").write_bytes("\n".join(lines).encode().replace("двор 7".encode(), "дв".encode() + b"\xff"))
+    report = ingest(tmp_path / "x.csv", importer, source=source)
+    assert (report.new, report.refused) == (19, 1) and report.refusals[0] == (9, "title: damaged, a byte in it is not UTF-8")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "link", "folder"])
+def test_only_regular_files_are_opened(importer, tmp_path, kind):
+    path = {"device": Path("/dev/zero"), "folder": tmp_path}.get(kind, tmp_path / "x.csv")
+    if kind == "fifo": os.mkfifo(path)
+    if kind == "link": path.symlink_to("/dev/zero")
+    with pytest.raises(BadFile, match="no regular file|a folder"): ingest(path, importer)
+
+
+def test_tenants_do_not_wait_for_each_other(importer, tmp_path, source):
+    from rap_analyzer.search.ingest import alone
+    other, path = Store(importer.lab, "importer-3"), write_csv(tmp_path / "x.csv", iter([good()]))
+    with alone(importer): assert ingest(path, other, source=source).new == 1
+    other.forget()
+
+
+def spoil(r, data):
+    "Bytes with some damage."
+    data = bytearray(data)
+    for _ in range(r.randint(1, 12)):
+        at, what = r.randrange(len(data)), r.randrange(5) if len(data) > 200 else 2
+        if what == 0: data[at] = r.randrange(256)
+        elif what == 1: del data[at:at + r.randint(1, 40)]
+        elif what == 2: data[at:at] = r.choice([b'"', b",", b"\n", b"\r", b"\0", b";", b"\t", b"\xff\xfe", b"[", b"9" * 60, b"NA",
+            b"%", "я".encode()])
+        elif what == 3: data[at:at] = data[r.randrange(len(data)):][:r.randint(1, 200)]
+        else: data[at:at] = bytes(r.randrange(256) for _ in range(r.randint(1, 9)))
+    return bytes(data)
+
+
+def test_whatever_a_file_holds_it_is_read_or_refused_in_a_sentence(tmp_path):
+    r, path, seen = random.Random(91), tmp_path / "x.csv", Counter()
+    whole = write_csv(tmp_path / "w.csv", sample_rows(25, seed=5)).read_bytes()
+    seeds = [whole, whole.replace(b",", b";"), whole.decode().encode("utf-16"), *(f.encode() for f in FORMS.values())]
+    tracemalloc.start()
+    try:
+        for _ in range(600):
+            path.write_bytes(spoil(r, r.choice(seeds)))
+            try: found = survey(path, layout(path)).report
+            except BadFile as e: seen["refused"] += 1; assert "\n" not in str(e) and len(str(e)) < 700
+            else: seen["read"] += 1; assert found.rows == found.tracks + found.merged + found.refused
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally: tracemalloc.stop()
+    assert min(seen.values()) > 100, seen
 
 
 @pytest.mark.parametrize("title", ['Say "Nine", twice', "Two\nlines\r\nand a half", "=HYPERLINK(\"x\")", "'; DROP TABLE tracks; --",
@@ -113,8 +305,8 @@ def bad_files(folder):
     head = ",".join(HEADER)
     return {"empty": (b"", "is empty"), "blank": (b"\n\n \r\n", "is empty"), "zip": ((folder / "a.zip").read_bytes(), "ZIP"),
             "png": (b"\x89PNG\r\n\x1a\n" + bytes(99), "PNG"), "binary": (bytes(range(256)) * 9, "binary"),
-            "header only": (head.encode() + b"\n", "no rows"), "no header": (b"a,b,c\n1,2,3\n", "lacks track_id"),
-            "cp1251": (text.replace(b",A,", ",Привет,".encode("cp1251")), "pass encoding='cp1251'"),
+            "header only": (head.encode() + b"\n", "no rows"), "no header": (b"a,b,c\n1,2,3\n", "lacks track_name"),
+            "cp1251": (text.replace(b",A,", ",Привет,".encode("cp1251")), "encoding='cp1251'"),
             "cut off": (text[:-20] + b'"abc', "never closed"),
             "1 MB cell": (text.replace(b",A,", b"," + b"x" * 1_000_000 + b","), "a cell"),
             "one long line": (text + b"x" * 3_000_000, "line"), "many columns": ((head + ",x" * 230).encode() + b"\n", "columns"),

@@ -39,7 +39,9 @@ def ingest(
         typer.echo("stopped; what was heard is stored: the same command goes on from here", err=True)
         raise
     if report is None: report = import_csv(what, column, source, encoding, from_line)
-    show({**vars(report), "refusals": [r._asdict() for r in report.refusals]}, json_, repr(report))
+    lists = {k: [r._asdict() for r in v] for k, v in vars(report).items() if isinstance(v, list) and v and hasattr(v[0], "_asdict")}
+    show({**vars(report), **lists}, json_, repr(report))
+    if report.refused and not report.new + report.changed + report.unchanged: raise typer.Exit(1)
 
 # %% ../../nbs/library/20_commands.ipynb #b3532325
 def place_catalog(store: "Store") -> None:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'HITS', 'VERSION', 'COUNTERS', 'FAILURES', 'Talk', 'NOTHING', 'RELEASE', 'encode_hits', 'decode_hits',
-           'Codec', 'key_of', 'spread_ttl', 'Cache', 'scope_of', 'question', 'default_cache', 'answer_from_cache',
-           'aanswer_from_cache']
+           'Codec', 'key_of', 'spread_ttl', 'generation_key', 'Cache', 'scope_of', 'question', 'default_cache',
+           'answer_from_cache', 'aanswer_from_cache']
 
 # %% ../../nbs/performance/30_cache.ipynb #71e3e4cd
 import asyncio
@@ -85,6 +85,11 @@ def key_of(
 def spread_ttl(ttl_s: float, jitter: float, chance: float) -> int:  # milliseconds, at least 1
     "A TTL stretched or shortened by up to the share `jitter`; `chance` is from 0 to 1."
     return max(1, round(1_000 * ttl_s * (1 + jitter * (2 * chance - 1))))
+
+# %% ../../nbs/performance/30_cache.ipynb #8ffbc928
+def generation_key(scope: str) -> str:
+    "Where the generation of a scope stands: the same for caches of any prefix, so an import reaches a running service."
+    return key_of("rap", scope, "generation")
 
 # %% ../../nbs/performance/30_cache.ipynb #cde8e5bb
 class Cache:
@@ -224,7 +229,7 @@ def _open(self: Cache, data: bytes | None, codec: Codec) -> object:  # NOTHING: 
 @patch
 def _look(self: Cache, scope: str, question: str, codec: Codec) -> Talk:  # (value or NOTHING, generation or None)
     "Ask for the answer and the generation in one step."
-    counter = key_of(self.prefix, scope, "generation")
+    counter = generation_key(scope)
     if self._told[scope] < self._updates[scope] and not (yield from self._tell(scope)): return NOTHING, None
     for _ in range(4):
         known = self._known.get(scope, "0")
@@ -243,7 +248,7 @@ def _look(self: Cache, scope: str, question: str, codec: Codec) -> Talk:  # (val
 @patch
 def _tell(self: Cache, scope: str) -> Talk:  # whether Valkey knows
     "Raise the generation: everything stored so far is out of date."
-    mark, counter = self._updates[scope], key_of(self.prefix, scope, "generation")
+    mark, counter = self._updates[scope], generation_key(scope)
     reply = yield [("SET", counter, time.time_ns() // 1_000_000, "NX"), ("INCR", counter)]
     if reply is None: return False
     with self._guard:
