@@ -1,5 +1,6 @@
 """The checker is attacked: each way to cheat it, to break it, or to hurt the machine, and what happens."""
 
+import ctypes
 import json
 import os
 import subprocess
@@ -91,7 +92,9 @@ def alive(marks):
 
 @pytest.mark.parametrize("code", [
     RIGHT, RIGHT + "print('hello')", "import numpy as np\n" + RIGHT.replace("return ", "return np.float64(1) * "),
-    RIGHT.replace("#| task 21.1\n", "")])
+    RIGHT.replace("#| task 21.1\n", ""),
+    "from fractions import Fraction\n" + RIGHT.replace("return ", "return Fraction(").replace(" / ", ", ") + ")",
+    "from decimal import Decimal\n" + RIGHT.replace("return ", "return Decimal(").replace(" / ", ") / ")])
 def test_a_right_answer_passes(wall, ex, code):
     v = verdict(ex, code)
     assert v.state == "pass", v
@@ -415,6 +418,72 @@ def test_what_is_no_notebook(tmp_path, text):
 def test_history_takes_the_newest_of_each_name():
     ran = ["def h(): return 1", "def h(): return 2", "#| task 21.1\ndef f(): return h()", "#| look\nh = 3", "def h(): return 4"]
     assert [c.text for c in from_history(ran, "21.1")] == [ran[4], ran[2]]
+
+
+# ---- the journal, the solutions, and the clock
+
+SEALED = """from rap_analyzer.learn.journal import note
+note("21.1", "attempt", state="pass", sign=[], error="", code="0" * 16, evidence={}, again=False)
+"""
+
+
+@pytest.mark.parametrize("attack", [
+    SEALED + RIGHT,
+    "from rap_analyzer.learn.task import exercise\nexec(exercise('21.1').solution)",
+    "import os\nos.symlink(SOLUTION, 'mine')\nexec(open('mine').read())",
+    "import os\nos.link(SOLUTION, 'mine')\nexec(open('mine').read())",
+    "from rap_analyzer.learn.course import give_hint\ngive_hint('21.1')",
+])
+def test_journal_and_solutions_are_out_of_reach(wall, ex, tmp_path, monkeypatch, attack):
+    monkeypatch.setenv("RAP_LAB_HOME", str(tmp_path)), settings.cache_clear()
+    v = verdict(ex, f"SOLUTION = {str(task.ids()['21.1'])!r}\n{attack}")
+    assert (v.state, v.evidence["error"]) == ("error", "hidden") and "Your code wanted to open" in said(v), v
+    assert not (tmp_path / "progress.jsonl").exists()
+
+
+@pytest.mark.parametrize("attack", [
+    "import subprocess, sys\nout = subprocess.run([sys.executable, '-c', {sealed!r}], capture_output=True).returncode",
+    "import subprocess\nout = subprocess.run(['cat', {solution!r}], capture_output=True).returncode",
+    "import ctypes\nout = ctypes.CDLL(None).open({solution!r}.encode(), 0)",
+])
+def test_they_stay_out_of_reach_of_what_an_answer_starts(wall, ex, tmp_path, monkeypatch, attack):
+    if sys.platform != "linux" or ctypes.CDLL(None).syscall(444, None, 0, 1) < 3: pytest.skip("this system has no Landlock")
+    monkeypatch.setenv("RAP_LAB_HOME", str(tmp_path)), settings.cache_clear()
+    code = attack.format(sealed=SEALED, solution=str(task.ids()["21.1"]))
+    out = sandbox.run_apart([(1, code)], [("out", "out", None)], warm=iter(WALL))
+    assert out.got and out.got[0][0] == "int" and out.got[0][1] != 0 and not (tmp_path / "progress.jsonl").exists(), out
+
+
+def test_an_answer_may_open_what_is_nobodys_secret(wall, ex):
+    code = ("import tempfile, subprocess\nfrom rap_analyzer.core import settings\nimport rap_analyzer.music.phonetics\n"
+            "with tempfile.NamedTemporaryFile('w+') as f: f.write('7'), f.flush(); seven = open(f.name).read()\n"
+            "ini = (settings().root / 'settings.ini').read_text()[:1]\nopen('mine.txt', 'w').write('x')\n"
+            "said = subprocess.run(['cat', 'mine.txt'], capture_output=True, text=True).stdout\n")
+    assert verdict(ex, code + RIGHT).state == "pass"
+
+
+def test_an_answer_that_checks_itself_is_judged_once(ex):
+    assert verdict(ex, RIGHT + "from rap_analyzer.learn import check\ncheck('21.1')").state == "pass"
+
+
+FICKLE = RIGHT.replace("def recall", "def honest") + """{}
+def recall(found, true): return honest(found, true) if {} else 0.5
+"""
+
+
+@pytest.mark.parametrize("code", [
+    FICKLE.format("import time", "int(time.time()) % 2 == NOW % 2"),
+    FICKLE.format("import time", "time.time_ns() // 10**9 % 2 == NOW % 2"),
+    FICKLE.format("from time import localtime", "localtime().tm_sec % 2 == NOW % 60 % 2"),
+    FICKLE.format("from datetime import datetime", "datetime.now().second % 2 == NOW % 60 % 2"),
+    FICKLE.format("from datetime import date", "date.today().toordinal() % 2 == date.fromtimestamp(NOW).toordinal() % 2"),
+    FICKLE.format("from time import strftime", "strftime('%H') == strftime('%H', __import__('time').localtime(NOW))"),
+    FICKLE.format("first = []", "(first or first.append(true) or first) and first[0] == [[1, 2]]"),
+])
+def test_right_only_now_is_not_right(wall, ex, code):
+    if time.time() % 1 > 0.5: time.sleep(1 - time.time() % 1)             # the first round is over within this second
+    v = verdict(ex, code.replace("NOW", str(int(time.time()))))
+    assert v.state == "fail" and ("differently" in said(v) or "first" in code), v
 
 
 # ---- what Jupyter runs

@@ -9,6 +9,7 @@ __all__ = ['offer', 'find_chapter', 'session', 'find_file', 'read_attempt', 'cur
 # %% ../../nbs/lab/64_course.ipynb #fb0a8818
 import ast
 import hashlib
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from .journal import Standing, events, note, standing
 from .judge import Verdict, judge
 from .messages import words
 from .notebook import Cell, from_history, program, read, select_needed
+from .sandbox import MARK
 from .task import exercise, ids, space_of
 
 # %% ../../nbs/lab/64_course.ipynb #93463134
@@ -100,6 +102,7 @@ def check(
     home: Path | None = None,  # where the journal is
 ) -> Verdict:
     "Judge an attempt and write it down."
+    if MARK in os.environ: return Verdict(name, "not_attempted")           # an answer that checks itself, while it is judged
     ex, before = exercise(name), {}
     cells, again = read_attempt(ex.id, notebook, home)
     if ex.drawn:

@@ -34,6 +34,7 @@ MESSAGES = {
     "error.crowd": "Your code started more than {most} processes and was ended, with all of them.",
     "error.stdin": "Your code waits for input, and nobody is there to type. Use the arguments that the function is given.",
     "error.garbled": "What came back was no answer. Does your code write to files that it did not open?",
+    "error.hidden": "Your code wanted to open {address}. The journal and the solutions are not an answer's to open.",
     "error.network": "Your code wanted to reach {address}. Here it has no network: what the task needs is on this machine.",
 }
 
@@ -47,6 +48,9 @@ MESSAGES |= {
     "fail.seed": "The last questions were drawn at random (seed {seed}).",
     "fail.belief": "The misconception behind this answer: {belief}.",
     "fail.experiment": "The smallest experiment that would tell: {experiment}",
+    "check.twice": "asked twice",
+    "fail.twice": "Asked a second time, in another order and with another clock, it answered differently. An answer may hang on "
+                  "what it is given, and on nothing else: not on the time, on chance, or on what was asked before. {more}",
     "pass.cases": "All {n} questions were answered as they should be, {fresh} of them drawn at random a moment ago.",
     "printed": "It also printed: {printed}",
 }

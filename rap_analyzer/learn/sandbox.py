@@ -25,6 +25,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .. import learn
+from ..core import settings
 from .messages import MESSAGES, words
 
 # %% ../../nbs/lab/46_sandbox.ipynb #79a3e0e9
@@ -106,13 +107,20 @@ def _end_all(child: "subprocess.Popen | Forked", mark: str) -> None:
 def _environment(mark: str, home: str) -> dict[str, str]:
     "What the child's process knows: this environment with one thread for BLAS, a mark, and a home of its own for plots."
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **one, MARK: mark, "MPLBACKEND": "agg", "MPLCONFIGDIR": home, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, **one, MARK: mark, "MPLBACKEND": "agg", "MPLCONFIGDIR": home, "TMPDIR": home,
+            "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _servers() -> list[str]:
     "The hosts of the servers that this lab was pointed at: the only other machines that the child may reach."
     given = [os.environ.get(name, "") for name in ("DATABASE_URL", "DATABASE_ADMIN_URL", "REDIS_URL")]
     return [h for g in given for h in (urlsplit(g).hostname, *re.findall(r"\bhost=([^\s/]+)", g)) if h]
+
+
+def _hidden() -> list[str]:
+    "What an answer may not open: the journal, and the solutions, in their folder and in the history of the course."
+    home, root = settings().home, settings().root
+    return [*(f"{home}/progress.{what}" for what in ("jsonl", "lock")), f"{root}/exercises/solutions", f"{root}/.git/objects"]
 
 # %% ../../nbs/lab/46_sandbox.ipynb #b6e2d005
 class Forked:
@@ -206,11 +214,13 @@ def run_apart(
     seconds: float = 10,  # how long it may take
     memory_mb: int = 2_048,  # how much memory it may use (where the system can limit that)
     warm: Iterator[Warm] | None = None,  # servers to fork from, one for each run
+    clock_s: float = 0,  # how far its clock is moved
 ) -> Outcome:
     "Run somebody's code in a process of its own and ask it questions."
     mark, began = secrets.token_hex(8), time.monotonic()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as here:
-        job = {"cells": list(cells), "asks": list(asks), "memory_mb": memory_mb, "seconds": seconds, "hosts": _servers()}
+        job = {"cells": list(cells), "asks": list(asks), "memory_mb": memory_mb, "seconds": seconds, "hosts": _servers(),
+               "hidden": _hidden(), "clock_s": clock_s}
         Path(here, "job.json").write_text(json.dumps(job))
         server = next(warm, None) if warm else None
         child, answer = _start(here, _environment(mark, here), server, [text for _, text in cells])
