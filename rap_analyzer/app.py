@@ -22,6 +22,7 @@ from .search.cache import Cache, scope_of
 from .search.index import built
 from .search.store import Store, default_store
 from .serve import routes as serve
+from .web import EVERYWHERE, describe_errors
 
 # %% ../nbs/assembly/70_app.ipynb #1c0841cc
 @asynccontextmanager
@@ -52,7 +53,7 @@ def create_app(
     app = FastAPI(title="rap-analyzer", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.given, app.state.metrics = store, Metrics()
     app.state.cache_s = settings().api.cache_s if cache_s is None else cache_s
-    app.add_middleware(Edge, metrics=app.state.metrics, timeout_s=timeout_s)
-    for room in ROOMS: app.include_router(room.router)
+    app.add_middleware(Edge, metrics=app.state.metrics, timeout_s=timeout_s, names=settings().api.names.lower().split())
+    for room in ROOMS: app.include_router(room.router, responses=describe_errors(*EVERYWHERE))
     for kind in TRANSLATED: app.add_exception_handler(kind, translate)
     return app

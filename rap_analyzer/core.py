@@ -70,10 +70,11 @@ class ValkeySection(Section):
 
 
 class ApiSection(Section):
-    "The HTTP service: where it listens (this machine only, unless a container says otherwise), for which tenant, and its cache."
+    "The HTTP service: where it listens (this machine only, unless a container says otherwise), its names, its tenant, its cache."
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8_000, ge=1, le=65_535)
     tenant: str = Field("demo", pattern=r"^[a-z][a-z0-9_-]{0,30}$")
+    names: str = Field("", pattern=r"^[A-Za-z0-9. -]*$")
     cache_s: float = Field(300, ge=0, le=86_400)
 
 
@@ -116,6 +117,8 @@ def describe_allowed(field: FieldInfo) -> str:
     if "ge" in bounds: words += f" from {bounds['ge']:,}" if "le" in bounds else f" of at least {bounds['ge']:,}"
     if "gt" in bounds: words += f" above {bounds['gt']:,}"
     if "le" in bounds: words += (" to " if "ge" in bounds else " and at most ") + f"{bounds['le']:,}"
+    if longest := next((m.max_length for m in field.metadata if hasattr(m, "max_length")), None):
+        words += f" of at most {longest:,} characters"
     pattern = next((m.pattern for m in field.metadata if getattr(m, "pattern", None)), None)
     return words + (f" matching {pattern}" if pattern else "")
 

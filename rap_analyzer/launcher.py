@@ -48,10 +48,12 @@ def serve(port: Annotated[int | None, typer.Option(help="Default: \\[api] port."
 
     from rap_analyzer.app import create_app
     from rap_analyzer.search.store import default_store
+    from rap_analyzer.web import listener
     cfg = settings().api
     port = check_port("api", port or cfg.port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    uvicorn.run(create_app(default_store()), host=cfg.host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    uvicorn.run(create_app(default_store()), host=cfg.host, port=port, log_level="warning", timeout_graceful_shutdown=5,
+                http=listener())
 
 # %% ../nbs/assembly/80_launcher.ipynb #a03b4881
 QUESTION = """

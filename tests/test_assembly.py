@@ -108,7 +108,7 @@ def test_both_doors_take_k_and_the_model_from_one_place(store, monkeypatch, word
     settings.cache_clear()
     try:
         typed = json.loads(CliRunner().invoke(cli.app, [*words, "--json"]).output)
-        with TestClient(create_app(store, cache_s=0)) as client: asked = client.get(path).json()
+        with TestClient(create_app(store, cache_s=0), "http://localhost") as client: asked = client.get(path).json()
         named = json.loads(CliRunner().invoke(cli.app, [*words, "--k", "2", "--json"]).output)
     finally:
         monkeypatch.undo()

@@ -223,7 +223,7 @@ NOTHING = object()
 def _open(self: Cache, data: bytes | None, codec: Codec) -> object:  # NOTHING: no answer, or not one of ours
     "Decode what lay under a key."
     try: return NOTHING if data is None else codec.decode(data)
-    except ValueError: return NOTHING
+    except (ValueError, RecursionError): return NOTHING
 
 
 @patch
@@ -375,7 +375,7 @@ async def _alead(self: Cache, scope: str, question: str, generation: str | None,
         return data
     finally: await self._arun(self._keep(key, token, data))
 
-
+# %% ../../nbs/performance/30_cache.ipynb #3ad5c15d
 @patch
 async def _aboard(self: Cache, flight: tuple, lead: Callable, alone: Callable) -> bytes:
     "`_board`, for the tasks of one event loop."
@@ -383,10 +383,14 @@ async def _aboard(self: Cache, flight: tuple, lead: Callable, alone: Callable) -
     task, patience = flights.get(flight), self.wait_s
     if task is None:
         task, patience = asyncio.ensure_future(lead()), None
-        flights[flight] = task
+        flights[flight], task.aboard = task, 0
         task.add_done_callback(lambda t: (flights.pop(flight), t.cancelled() or t.exception()))
     else: self._count("waits")
-    done, _ = await asyncio.wait({task}, timeout=patience)
+    task.aboard += 1
+    try: done, _ = await asyncio.wait({task}, timeout=patience)
+    finally:
+        task.aboard -= 1
+        if not task.aboard: task.cancel()                   # all who asked have left; without effect when it is done
     return task.result() if done and not task.cancelled() else await alone()
 
 # %% ../../nbs/performance/30_cache.ipynb #1685e9ae

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'RANGE', 'PARAMETERS', 'FORMS', 'EXACT_UP_TO', 'WALK', 'QUESTION', 'WHY', 'check_text', 'check_bound',
-           'check_bounds', 'fold', 'Filter', 'parse_range', 'read_filter', 'ladder', 'nearest_admitted', 'conditions',
-           'by_hand', 'limits', 'select_filtered', 'decode_filtered', 'filtered', 'afiltered']
+           'check_bounds', 'fold', 'Filter', 'parse_range', 'range_pattern', 'read_filter', 'ladder',
+           'nearest_admitted', 'conditions', 'by_hand', 'limits', 'select_filtered', 'decode_filtered', 'filtered',
+           'afiltered']
 
 # %% ../../nbs/performance/20_filters.ipynb #ab3e4e1d
 import asyncio
@@ -117,6 +118,12 @@ def parse_range(
     low, high = (None if end is None else kind(end) for end in (low, high))
     if None not in (low, high) and low > high: raise ValueError(f"expected LO-HI, the smaller first, got {text.strip()!r}")
     return low, high
+
+# %% ../../nbs/performance/20_filters.ipynb #99a203eb
+def range_pattern(kind: type = float) -> str:  # for a schema: what it refuses, parse_range refuses
+    "The form of a range as a regular expression; an empty text is none."
+    number = "[0-9]{1,9}" if kind is int else r"[0-9]{1,9}(\.[0-9]{1,9})?"
+    return rf"^\s*({number}\s*([-–]\s*({number}\s*)?)?|[-–]\s*{number}\s*)?$"
 
 # %% ../../nbs/performance/20_filters.ipynb #1900555f
 PARAMETERS = "%s::text, %s::text, %s::real, %s::real, %s::int, %s::int, %s::text"  # how SQL takes Filter.params()

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from ..core import LabError, settings
+from ..core import settings
 from ..music.catalog import Track
 from ..web import RequestModel, answer_from_cache, describe_errors, time_database, wait_at_most
-from .filters import Filter, afiltered, read_filter
+from .filters import Filter, afiltered, range_pattern, read_filter
 from .fulltext import afind, ahybrid
 from .index import Hit
 from .load import COMPONENTS
@@ -32,8 +32,10 @@ class Conditions(RequestModel):
     "What narrows a search down; an empty text is no condition."
     genre: str = Field("", max_length=200, description="One of the track's genres, such as drill.")
     mood: str = Field("", max_length=200, description="Such as calm.")
-    bpm: str = Field("", max_length=40, description="Beats a minute: 80-100, 80-, -100 or 95.")
-    year: str = Field("", max_length=40, description="1990-1999, 2010-, -1995 or 2012.")
+    bpm: str = Field("", max_length=40, description="Beats a minute: 80-100, 80-, -100 or 95.",
+                     json_schema_extra={"pattern": range_pattern(float)})
+    year: str = Field("", max_length=40, description="1990-1999, 2010-, -1995 or 2012.",
+                      json_schema_extra={"pattern": range_pattern(int)})
     artist: str = Field("", max_length=200, description="The whole name.")
 
     def where(self) -> Filter:
@@ -63,6 +65,7 @@ class SearchQuery(Conditions):
 # %% ../../nbs/performance/90_routes.ipynb #5f5c8d1b
 class HitOut(BaseModel):
     "One track found; title, artist and genre are empty when titles were not asked for."
+    model_config = ConfigDict(allow_inf_nan=False)
     track_id: int
     score: float = Field(description="More is better. Of similar tracks: the cosine, 1 is the same direction.")
     why: str = Field(description="What found it: a method, words, a similar name.")
@@ -131,7 +134,7 @@ async def similar_tracks(request: Request, asked: Annotated[SimilarQuery, Query(
         try: hits = await time_database(request, afiltered(asked.track_id, asked.k, where, asked.ef, store=store))
         except ValueError as e: raise HTTPException(422, str(e)) from None
         return SimilarOut(track_id=asked.track_id, k=asked.k, hits=await describe_hits(request, hits, asked.titles))
-    return SimilarOut(**await answer_from_cache(request, asked, answer))
+    return await answer_from_cache(request, asked, SimilarOut, answer)
 
 # %% ../../nbs/performance/90_routes.ipynb #4ada8742
 @router.get("/api/tracks/search", responses=COMPARED, summary="Tracks by their words")
@@ -145,7 +148,7 @@ async def search_tracks(request: Request, asked: Annotated[SearchQuery, Query()]
             hits = await time_database(request, work)
         except ValueError as e: raise HTTPException(422, str(e)) from None
         return SearchOut(q=asked.q, k=asked.k, hits=await describe_hits(request, hits, asked.titles))
-    return SearchOut(**await answer_from_cache(request, asked, answer))
+    return await answer_from_cache(request, asked, SearchOut, answer)
 
 # %% ../../nbs/performance/90_routes.ipynb #a0754edd
 TrackId = Annotated[int, Path(ge=0, le=2**63 - 1), SimilarQuery.example]
@@ -165,7 +168,8 @@ PROFILING = threading.Lock()
 class OptimizeQuery(RequestModel):
     "Which component to profile."
     example = '/api/optimize with {"component": "similarity_search"}'
-    component: str = Field(max_length=60, description=f"One of {', '.join(COMPONENTS)}.")
+    component: str = Field(max_length=60, description=f"One of {', '.join(COMPONENTS)}.",
+                           json_schema_extra={"enum": list(COMPONENTS)})
     k: int = Field(default_factory=lambda: settings().search.k, ge=1, le=100, description="How many answers to each question.")
 
 
@@ -177,14 +181,14 @@ class OptimizeOut(BaseModel):
 
 def profile_component(store: Store, asked: OptimizeQuery) -> dict:
     "Profile and advice as plain values; one profile at a time."
-    if not PROFILING.acquire(blocking=False): raise LabError("another profile is being made: there is one at a time.")
+    if not PROFILING.acquire(blocking=False): raise HTTPException(429, "another profile is being made: there is one at a time")
     try:
         seen = profile(asked.component, store, n=30, k=asked.k, budget_s=2)
         return {"profile": seen.as_dict(), "advice": [a.as_dict() for a in optimize(seen)]}
     finally: PROFILING.release()
 
 # %% ../../nbs/performance/90_routes.ipynb #5eb47799
-@router.post("/api/optimize", responses=describe_errors(422, 503), summary="Where a component's time goes, and advice")
+@router.post("/api/optimize", responses=describe_errors(422, 429, 503), summary="Where a component's time goes, and advice")
 async def optimize_component(request: Request, asked: OptimizeQuery) -> OptimizeOut:
     "Profile a component with real questions; advice comes with its SQL, which is not run."
     work = asyncio.ensure_future(asyncio.to_thread(profile_component, request.app.state.store, asked))

@@ -37,7 +37,7 @@ class Query:
 
 # %% ../../nbs/performance/08_sessions.ipynb #a816723d
 SESSION = ("-c app.tenant_id={tenant} -c plan_cache_mode=force_generic_plan "
-           "-c hnsw.iterative_scan=strict_order -c max_parallel_workers_per_gather=0")
+           "-c hnsw.iterative_scan=strict_order -c max_parallel_workers_per_gather=0 -c client_connection_check_interval=1000")
 
 
 ANNOUNCED = "SELECT current_user = 'rap_app' AND coalesce(current_setting('app.tenant_id', true), '') <> ''"
