@@ -22,6 +22,7 @@ from .search.cache import Cache, scope_of
 from .search.index import built
 from .search.store import Store, default_store
 from .serve import routes as serve
+from .serve.analysis import MAX_UPLOAD
 from .web import EVERYWHERE, describe_errors
 
 # %% ../nbs/assembly/70_app.ipynb #1c0841cc
@@ -53,7 +54,8 @@ def create_app(
     app = FastAPI(title="rap-analyzer", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.given, app.state.metrics = store, Metrics()
     app.state.cache_s = settings().api.cache_s if cache_s is None else cache_s
-    app.add_middleware(Edge, metrics=app.state.metrics, timeout_s=timeout_s, names=settings().api.names.lower().split())
+    names, bodies = settings().api.names.lower().split(), {"/api/analyze": MAX_UPLOAD}
+    app.add_middleware(Edge, metrics=app.state.metrics, timeout_s=timeout_s, names=names, bodies=bodies)
     for room in ROOMS: app.include_router(room.router, responses=describe_errors(*EVERYWHERE))
     for kind in TRANSLATED: app.add_exception_handler(kind, translate)
     return app

@@ -12,8 +12,9 @@ import json
 import logging
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from ipaddress import ip_address
+from types import MappingProxyType
 from uuid import uuid4
 
 from fastapi.exceptions import RequestValidationError
@@ -144,7 +145,7 @@ def check_host(
         raise Refused(421, f"this service does not answer to the name {host[:80]!r}", hint) from None
 
 # %% ../../nbs/platform/10_edge.ipynb #7895e925
-async def read_body(receive: Receive) -> bytes:  # Refused: too long; ConnectionError: the caller left
+async def read_body(receive: Receive, most: int = BODY_BYTES) -> bytes:  # Refused: too long; ConnectionError: the caller left
     "The whole body of a request."
     parts, length, more = [], 0, True
     while more:
@@ -152,7 +153,7 @@ async def read_body(receive: Receive) -> bytes:  # Refused: too long; Connection
         if message["type"] == "http.disconnect": raise ConnectionError
         parts.append(message.get("body", b""))
         length, more = length + len(parts[-1]), message.get("more_body", False)
-        if length > BODY_BYTES: raise Refused(413, f"the body is longer than {BODY_BYTES:,} bytes", "send less")
+        if length > most: raise Refused(413, f"the body is longer than {most:,} bytes", "send less")
     return b"".join(parts)
 
 # %% ../../nbs/platform/10_edge.ipynb #d3109355
@@ -167,23 +168,28 @@ class Edge:
         metrics: Metrics,
         timeout_s: float = 10,  # for the body to arrive, and again for the answer
         names: Collection[str] | None = None,  # which Host headers are ours, besides addresses and localhost; None: any
+        bodies: Mapping[str, int] = MappingProxyType({}),  # path -> bytes, where a body may be longer than BODY_BYTES
     ):
-        self.app, self.metrics, self.timeout_s, self.names = app, metrics, timeout_s, names
+        self.app, self.metrics, self.timeout_s, self.names, self.bodies = app, metrics, timeout_s, names, bodies
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http": return await self.app(scope, receive, send)
-        scope["exchange"] = x = Exchange(scope, send)
-        with self.metrics.busy.track_inprogress():
-            try:
-                if self.names is not None: check_host(scope, self.names)
-                async with asyncio.timeout(self.timeout_s): body = await read_body(receive)
-                await self.answer(x, body, receive)
-            except Refused as e: await self.give_up(x, *e.args)
-            except TimeoutError:
-                await self.give_up(x, 408, f"the body did not arrive within {self.timeout_s:g} s", "send the whole request again")
-            except ConnectionError: x.status, x.over = x.status or LEFT, True
-        self.metrics.count(scope, x.status, x.took_s)
-        log.info("%s", x.line())
+# %% ../../nbs/platform/10_edge.ipynb #4b0d7a4e
+@patch
+async def __call__(self: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+    "One request, from its first byte to its line in the log."
+    if scope["type"] != "http": return await self.app(scope, receive, send)
+    scope["exchange"] = x = Exchange(scope, send)
+    with self.metrics.busy.track_inprogress():
+        try:
+            if self.names is not None: check_host(scope, self.names)
+            most = self.bodies.get(scope["path"], BODY_BYTES)
+            async with asyncio.timeout(self.timeout_s): body = await read_body(receive, most)
+            await self.answer(x, body, receive)
+        except Refused as e: await self.give_up(x, *e.args)
+        except TimeoutError:
+            await self.give_up(x, 408, f"the body did not arrive within {self.timeout_s:g} s", "send the whole request again")
+        except ConnectionError: x.status, x.over = x.status or LEFT, True
+    self.metrics.count(scope, x.status, x.took_s)
+    log.info("%s", x.line())
 
 # %% ../../nbs/platform/10_edge.ipynb #43436ea2
 @patch
