@@ -88,6 +88,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'rap_analyzer.display.Table._repr_markdown_': ( 'lab/display.html#table._repr_markdown_',
                                                                                       'rap_analyzer/display.py'),
                                       'rap_analyzer.display.format_value': ('lab/display.html#format_value', 'rap_analyzer/display.py')},
+            'rap_analyzer.frameworks.systems': { 'rap_analyzer.frameworks.systems.Question': ( 'systems/systems.html#question',
+                                                                                               'rap_analyzer/frameworks/systems.py')},
             'rap_analyzer.guess': { 'rap_analyzer.guess.GuessForm': ('lab/guess.html#guessform', 'rap_analyzer/guess.py'),
                                     'rap_analyzer.guess.GuessForm.__init__': ('lab/guess.html#guessform.__init__', 'rap_analyzer/guess.py'),
                                     'rap_analyzer.guess.GuessForm.__repr__': ('lab/guess.html#guessform.__repr__', 'rap_analyzer/guess.py'),
