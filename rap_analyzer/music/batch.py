@@ -30,20 +30,20 @@ WHOLE_S, PART_S, PARTS = 360.0, 30.0, 8  # up to which length a song is heard wh
 
 def load_parts(path: str | Path) -> tuple[Clip, list[float], float]:  # sound, where each part began (s), length of the file (s)
     "Parts of a long file, spread evenly; memory for twice as many at most."
-    kept, step, seconds = [], 1, 0.0
+    kept, step, seconds, said = [], 1, 0.0, ()
     for i, part in enumerate(sections(path, PART_S, PART_SR)):
-        seconds += part.seconds
+        seconds, said = seconds + part.seconds, part.warnings
         if i % step or part.seconds < PART_S: continue
         kept.append((i * PART_S, part.samples))
         if len(kept) == 2 * PARTS: kept, step = kept[::2], 2 * step
     if seconds <= WHOLE_S: return load(path), [], seconds  # it had not said how long it is
     chosen = [kept[round(i)] for i in np.linspace(0, len(kept) - 1, min(PARTS, len(kept)))]
-    return Clip(np.concatenate([x for _, x in chosen]), PART_SR), [at for at, _ in chosen], seconds
+    return Clip(np.concatenate([x for _, x in chosen]), PART_SR, said), [at for at, _ in chosen], seconds
 
 
 def load_song(path: str | Path) -> tuple[Clip, list[float], float]:  # sound, where its parts began (none: it is whole), seconds
     "A file as a clip; raises BadAudio."
-    with open_sound(path) as (sound, _): whole = sound.frames <= WHOLE_S * sound.samplerate
+    with open_sound(path) as sound: whole = sound.frames <= WHOLE_S * sound.samplerate
     if not whole: return load_parts(path)
     return (clip := load(path)), [], clip.seconds
 
