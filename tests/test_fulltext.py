@@ -218,3 +218,51 @@ def test_fusion_of_complete_rankings():
 
 def test_terms_are_normalised():
     assert terms("Ёж  ёж\tCAFÉ cafe\u0301") == ["еж", "café"]
+
+
+NAMES = ("N.W.Q", "AC/DC", "Ke$ha", "The The", "÷", "🔥", "!!!", "Fire 🔥 now", "R. E. M.", "P!nk", "Jay-Z", "A$AP Vane", "don't halt", "24/7",
+         "Déjà Vu", "the lantern of the sea", "C++", "Kilo & Co", "Sigur Rós")
+
+
+@pytest.fixture(scope="module")
+def spelled(lab):
+    "A tenant with names that are spelled with signs."
+    migrate(lab)
+    store = Store(lab, "t-spelled").register()
+    store.upsert([song(100 + i, name) for i, name in enumerate(NAMES)])
+    yield store
+    store.forget()
+
+
+@pytest.mark.parametrize(("asked", "title"), [
+    ("nwq", "N.W.Q"), ("n.w.q", "N.W.Q"), ("n w q", "N.W.Q"), ("acdc", "AC/DC"), ("AC-DC", "AC/DC"), ("ac dc", "AC/DC"), ("kesha", "Ke$ha"),
+    ("ke$ha", "Ke$ha"), ("the the", "The The"), ("÷", "÷"), ("🔥", "🔥"), ("!!!", "!!!"), ("rem", "R. E. M."), ("R.E.M.", "R. E. M."),
+    ("pink", "P!nk"), ("jayz", "Jay-Z"), ("jay z", "Jay-Z"), ("asap", "A$AP Vane"), ("a$ap vane", "A$AP Vane"), ("dont halt", "don't halt"),
+    ("don’t halt", "don't halt"), ("247", "24/7"), ("deja vu", "Déjà Vu"), ("DÉJÀ VU", "Déjà Vu"), ("c++", "C++"), ("sigur ros", "Sigur Rós")])
+def test_names_with_signs_are_found_however_they_are_typed(spelled, asked, title):
+    hits = find(asked, 5, store=spelled)
+    assert hits and spelled.tracks([hits[0].track_id])[0].title == title
+
+
+def test_a_sign_inside_a_title_is_found_after_the_title_that_is_the_sign(spelled):
+    titles = [t.title for t in spelled.tracks(ids(find("🔥", 5, store=spelled)))]
+    assert titles == ["🔥", "Fire 🔥 now"]
+
+
+def test_signs_that_no_track_has_are_no_question(spelled):
+    with pytest.raises(ValueError, match="no word"): find("☂", store=spelled)
+
+
+def test_the_title_comes_first_whatever_is_more_popular(mine):
+    loud = [replace(song(200 + i, f"The kettle song {i} of the kettle"), popularity=9_999.0) for i in range(12)]
+    mine.upsert([*loud, replace(song(220, "Kettle"), popularity=0.0)])
+    assert ids(find("kettle", 10, store=mine))[0] == 220
+
+
+@pytest.mark.parametrize("artist", ["Ann Ode, Ben Rue", "Ann Ode feat. Ben Rue", "Ann Ode & Ben Rue", "Ann Ode (ft. Ben Rue)", "Ben Rue x Ann Ode"])
+def test_a_song_is_found_under_each_of_its_artists(mine, artist):
+    mine.upsert([replace(song(300, "Shared kettle"), artist=artist)])
+    for name in ("ben rue", "Ann Ode", artist):
+        assert ids(find("shared", where=Filter(artist=name), store=mine)) == [300], name
+        assert Filter(artist=name).admits(mine.tracks([300])[0])
+    assert find("shared", where=Filter(artist="Ben"), store=mine) == []
