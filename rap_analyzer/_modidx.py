@@ -1742,6 +1742,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'rap_analyzer/search/evidence.py'),
                                               'rap_analyzer.search.evidence._make': ( 'performance/evidence.html#_make',
                                                                                       'rap_analyzer/search/evidence.py'),
+                                              'rap_analyzer.search.evidence._really_read': ( 'performance/evidence.html#_really_read',
+                                                                                             'rap_analyzer/search/evidence.py'),
                                               'rap_analyzer.search.evidence.ask_rows': ( 'performance/evidence.html#ask_rows',
                                                                                          'rap_analyzer/search/evidence.py'),
                                               'rap_analyzer.search.evidence.by_width': ( 'performance/evidence.html#by_width',

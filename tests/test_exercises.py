@@ -656,11 +656,12 @@ REMIX = "SELECT id FROM practice_tracks WHERE remix ORDER BY embedding <#> %(q)s
     [INNER], ["SELECT id, embedding <#> %(q)s FROM practice_tracks ORDER BY 2 LIMIT 10;"],
     ["SET hnsw.ef_search = 100", INNER], [INNER.replace("SELECT id", "SELECT id, remix")],
     ["CREATE INDEX mine ON practice_tracks USING hnsw (embedding vector_cosine_ops)", COSINE],
+    ["SET enable_seqscan = off", INNER], ["SELECT t.id FROM (" + INNER + ") AS n JOIN practice_tracks t USING (id)"],
     ["WITH few AS MATERIALIZED (" + INNER.replace("id", "id, embedding <#> %(q)s AS d", 1) + ") SELECT id FROM few ORDER BY d"]])
 def test_every_way_that_uses_an_index_passes(servers, statements):
     v = hand_in("21.2", *statements)
     assert v.state == "pass", v
-    assert v.evidence["recall"] >= 0.95 and v.evidence["times_faster"] > 0 and v.evidence["indexes"] in (["practice_ip"], ["mine"])
+    assert v.evidence["recall"] >= 0.95 and v.evidence["times_faster"] > 0 and {"practice_ip", "mine"} & {*v.evidence["indexes"]}
 
 
 @pytest.mark.parametrize("statements, belief", [
@@ -688,6 +689,11 @@ def test_every_way_that_uses_an_index_passes(servers, statements):
     (["DROP INDEX practice_ip", COSINE], ""),
     (["SELECT id FROM (SELECT id, row_number() OVER (ORDER BY embedding <#> %(q)s) n FROM practice_tracks) t WHERE n <= 10"], ""),
     (["SELECT id FROM practice_tracks WHERE id < 10 AND %(q)s IS NOT NULL"], "any"),
+    (["SET enable_sort = off", "SET enable_seqscan = off", INNER.replace(" LIMIT 10", "")], "all"),
+    (["SELECT t.id FROM practice_tracks t, (" + INNER + ") AS n GROUP BY t.id, t.embedding ORDER BY t.embedding <=> %(q)s "
+      "LIMIT 10"], "decoy"),
+    (["CREATE TABLE mine AS SELECT * FROM practice_tracks", "WITH n AS MATERIALIZED (" + INNER + ") SELECT id FROM mine "
+      "WHERE EXISTS (SELECT FROM n) ORDER BY embedding <=> %(q)s LIMIT 10"], "decoy"),
 ])
 def test_beliefs_about_an_idle_index(servers, statements, belief):
     v = hand_in("21.2", *statements)
