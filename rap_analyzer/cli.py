@@ -45,6 +45,7 @@ def main() -> None:
         sys.exit(0)
     except Exception as e:
         if os.environ.get("RAP_DEBUG"): raise
+        if isinstance(e, OSError) and e.filename and e.strerror: e = LabError(f"{e.filename}: {e.strerror.lower()}.")
         known = isinstance(e, LabError | ValueError | LookupError) and type(e) not in (KeyError, IndexError)
         typer.echo(f"error: {e}" if known else f"error: {type(e).__name__}: {e} (a bug: run again with --debug)", err=True)
         sys.exit(1 if known else 70)

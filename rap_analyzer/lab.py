@@ -25,7 +25,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from .core import LabError, settings
 from .disk import locked
 from .postgres import Postgres
-from .processes import Notes, make_folders, memory_mb, renew_after_fork
+from .processes import SERVER_USER, Notes, make_folders, memory_mb, renew_after_fork
 from .valkey import Valkey
 
 # %% ../nbs/lab/20_lab.ipynb #e0e740f6
@@ -46,7 +46,7 @@ class Lab:
         self.home = Path(home or self.cfg.home).expanduser().resolve()
         self.dir = self.home / "lab"
         tmp = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()       # the same for every user of this home
-        self.sockets = Path(tmp) / f"rap-{os.getuid()}-{sha256(str(self.home).encode()).hexdigest()[:10]}"
+        self.sockets = Path(tmp) / f"rap-{os.getuid() or SERVER_USER}-{sha256(str(self.home).encode()).hexdigest()[:10]}"
         self.postgres, self.valkey, self.notes = Postgres(self.dir, self.sockets), Valkey(self.dir), Notes(self.dir / "lab.json")
         self.broker = Valkey(self.dir / "broker")                                   # a queue must not share a cache's memory
         self.external_db, self.external_redis = os.environ.get("DATABASE_URL"), os.environ.get("REDIS_URL")
@@ -60,7 +60,8 @@ def _make_folders(self: Lab) -> None:
     "Make the lab's folders; LabError if that is impossible or the disk is nearly full."
     try: self.dir.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise LabError(f"cannot make the folder {e.filename}: {e.strerror}.") from None
-    make_folders(self.dir, self.postgres.folder, self.valkey.folder, self.dir / "log", self.sockets)
+    make_folders(self.dir, self.dir / "log", ours=True)
+    make_folders(self.postgres.folder, self.valkey.folder, self.sockets)
     if (free := shutil.disk_usage(self.dir).free / 2**30) < 1:
         raise LabError(f"the disk of {self.dir} has {free:.1f} GB free; the lab wants at least 1 GB.")
 
@@ -106,7 +107,8 @@ def start_broker(self: Lab) -> str:  # its address, password included
     "Make sure the queue's own Valkey runs (or name the server in BROKER_URL); it evicts nothing, and stops with the lab."
     if given := os.environ.get("BROKER_URL"): return given
     if not self.external_redis:
-        make_folders(self.broker.folder.parent, self.broker.folder, self.broker.log.parent)
+        make_folders(self.broker.folder.parent, self.broker.log.parent, ours=True)
+        make_folders(self.broker.folder)
         with self._starting(): self.broker.start()
         with redis.from_url(self.broker.url, socket_timeout=5) as r: r.config_set("maxmemory-policy", "noeviction")
     return self.external_redis or self.broker.url
@@ -123,8 +125,9 @@ def _make_roles(self: Lab, con: psycopg.Connection) -> None:
         if role not in have: con.execute(sql.SQL(f"CREATE ROLE {{}} {rights}").format(sql.Identifier(role)))
         con.execute(sql.SQL("GRANT {} TO CURRENT_USER WITH SET TRUE, INHERIT TRUE").format(sql.Identifier(role)))
     if not self.external_db:
-        word = sql.Literal(self.notes.read()["app_password"])
-        con.execute(sql.SQL("ALTER ROLE rap_app LOGIN PASSWORD {}").format(word))
+        word = self.notes.read()["app_password"].encode()       # PostgreSQL keeps statements, so this one holds only a verifier
+        word = con.pgconn.encrypt_password(word, b"rap_app", b"scram-sha-256").decode()
+        con.execute(sql.SQL("ALTER ROLE rap_app LOGIN PASSWORD {}").format(sql.Literal(word)))
 
 # %% ../nbs/lab/20_lab.ipynb #1e530321
 @patch

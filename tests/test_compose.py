@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from rap_analyzer.postgres import pg_binary
-from rap_analyzer.processes import find_free_port, give, run_program, unprivileged
+from rap_analyzer.processes import find_free_port, give, idle_account, run_program, unprivileged
 from rap_analyzer.valkey import valkey_binary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -196,15 +196,18 @@ WORDS = {"POSTGRES_PASSWORD": "boss-1", "RAP_APP_PASSWORD": "app-2", "VALKEY_PAS
 @pytest.fixture(scope="module")
 def db():
     "PostgreSQL as the `db` service makes and starts it: a port."
-    spec, home = STACK["services"]["db"], give(Path(tempfile.mkdtemp(prefix="db-")))
-    word = give(home / "word") if (home / "word").write_text(WORDS["POSTGRES_PASSWORD"]) else None
+    spec, user = STACK["services"]["db"], idle_account()            # one that initdb can look up
+    home = give(Path(tempfile.mkdtemp(prefix="db-")), user)
+    word = give(home / "word", user) if (home / "word").write_text(WORDS["POSTGRES_PASSWORD"]) else None
     args = shlex.split(spec["environment"]["POSTGRES_INITDB_ARGS"])
-    run_program(pg_binary("initdb"), "-D", str(home / "pg"), "--username=postgres", f"--pwfile={word}", *args, cwd=home)
+    run_program(pg_binary("initdb"), "-D", str(home / "pg"), "--username=postgres", f"--pwfile={word}", *args, cwd=home,
+                user=user)
     port, options = find_free_port(), " ".join(shlex.quote(a) for a in spec["command"][1:])
     start = f"-p {port} -k {shlex.quote(str(home))} -c listen_addresses=127.0.0.1 {options}"
-    run_program(pg_binary("pg_ctl"), "start", "-D", str(home / "pg"), "-w", "-s", "-l", str(home / "log"), "-o", start, cwd=home)
+    run_program(pg_binary("pg_ctl"), "start", "-D", str(home / "pg"), "-w", "-s", "-l", str(home / "log"), "-o", start,
+                cwd=home, user=user)
     yield port
-    run_program(pg_binary("pg_ctl"), "stop", "-D", str(home / "pg"), "-m", "immediate", "-s", cwd=home)
+    run_program(pg_binary("pg_ctl"), "stop", "-D", str(home / "pg"), "-m", "immediate", "-s", cwd=home, user=user)
     shutil.rmtree(home)
 
 
