@@ -239,7 +239,7 @@ def test_no_drill_starts_from_illness(ill):
     drill.start("dropped-index", ill)
     kept = faults.drill_file(ill.lab).read_text()
     faults.drill_file(ill.lab).unlink()
-    with pytest.raises(LabError, match="the index of the vectors is missing"): drill.start("cold-cache", ill)
+    with pytest.raises(LabError, match="the index over the vectors is missing"): drill.start("cold-cache", ill)
     assert drill.opened(ill.lab) is None
     faults.drill_file(ill.lab).write_text(kept)
     drill.stop(ill)
@@ -286,11 +286,11 @@ def test_on_the_command_line(ill, home, tmp_path):
     assert failed.returncode == 1 and "<--" in failed.stdout
     faults.FAULTS[drill.opened(ill.lab).name].undo(ill, drill.opened(ill.lab).facts)
     passed = rap("drill", "check")
-    assert passed.returncode == 0 and "Passed" in passed.stdout and "What had been done" not in passed.stdout
+    assert passed.returncode == 0 and "Passed" in passed.stdout and "The fault (" not in passed.stdout
     assert "A sentence, please" in rap("drill", "postmortem", "--impact", "none").stderr
     file = tmp_path / "pm.toml"
     file.write_text("\n".join(f'{k} = "{v}"' for k, v in ANSWERS.items()))
     told = rap("drill", "postmortem", "--file", str(file))
-    assert told.returncode == 0 and "What had been done" in told.stdout, told.stderr
+    assert told.returncode == 0 and "The fault (" in told.stdout, told.stderr
     assert "cannot be read as TOML" in rap("drill", "postmortem", "--file", "nowhere.toml").stderr
     assert "post-mortem written" in rap("learn", "progress").stdout

@@ -155,7 +155,7 @@ def test_nothing_outside_is_reached(wall, ex, code):
     began = time.monotonic()
     v = verdict(ex, code)
     assert (v.state, v.evidence.get("error")) == ("error", "network"), v
-    assert "wanted to reach 192.0.2.1" in said(v) and "no network" in said(v)
+    assert "tried to reach 192.0.2.1" in said(v) and "no network" in said(v)
     assert time.monotonic() - began < 9
 
 
@@ -185,7 +185,7 @@ def test_this_machine_can_be_reached(wall, ex, tmp_path, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "host=192.0.2.8 dbname=rap")
     assert sandbox._servers() == ["192.0.2.8", "192.0.2.7"]
     ours = "import sys\nfor h in ('192.0.2.7', '192.0.2.8', '192.0.2.1'): sys.audit('socket.connect', None, (h, 1))"
-    assert "wanted to reach 192.0.2.1" in said(verdict(ex, ours))
+    assert "tried to reach 192.0.2.1" in said(verdict(ex, ours))
 
 
 # ---- programs that do not end, or end too soon
@@ -200,7 +200,7 @@ def test_this_machine_can_be_reached(wall, ex, tmp_path, monkeypatch):
     ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "died", "ended (-9)"),
     ("import ctypes\nctypes.string_at(0)", "died", "ended (-11)"),
     ("def recall(f, t): return recall(f, t)", "raised", "RecursionError"),
-    ("def recall(f, t): return float(input())", "stdin", "nobody is there to type"),
+    ("def recall(f, t): return float(input())", "stdin", "input that never comes"),
     ("import sys\ndef recall(f, t): return float(sys.stdin.read())", "raised", "could not convert"),
     ("def recal(f, t): return 1", "missing", "no 'recall'"),
     ("recall = 0.5", "raised", "not callable"),
@@ -221,15 +221,15 @@ def test_every_way_to_stop_is_told(wall, ex, code, error, says, monkeypatch):
 
 
 @pytest.mark.parametrize("before, error, says", [
-    ("# the log of a year\nimport time\ntime.sleep(60)", "early", "Cell 3 (# the log of a year) comes before your answer. It had "),
+    ("# the log of a year\nimport time\ntime.sleep(60)", "early", "Cell 3 (# the log of a year) comes before your answer. It ran "),
     ("1 / 0", "raised", "cell 3, line 1 (1 / 0): ZeroDivisionError"), ("import sys; sys.exit(2)", "exit", "exit 2"),
-    ("import os; os._exit(3)", "died", "ended (3)"), ("input()", "stdin", "nobody is there"),
+    ("import os; os._exit(3)", "died", "ended (3)"), ("input()", "stdin", "never comes"),
 ])
 def test_what_stops_before_the_answer_is_told_apart(ex, before, error, says):
     v = judge(replace(ex, budget_s=2), [(1, "x = 1"), (3, before), (4, RIGHT)])
     assert (v.state, v.evidence["error"], v.evidence["early"]) == ("error", error, True), v
     assert says in said(v) and "loop" not in said(v) and "does not count" in v.note
-    if error == "early": assert 1 < float(said(v).split("It had ")[1].split()[0]) < 2.1 and "of the 2 s" in said(v)
+    if error == "early": assert 1 < float(said(v).split("It ran for ")[1].split()[0]) < 2.1 and "of the 2 s" in said(v)
 
 
 @pytest.mark.parametrize("code", ["helper()", "while True: pass", "def recall(f, t):\n    while True: pass"])
@@ -864,7 +864,7 @@ def test_a_router_that_looks_at_the_first_place_is_told_so(measure):
 def test_beliefs_about_recall(ex, body, belief):
     v = verdict(ex, f"def recall(found, true):\n    {body}")
     assert v.state == "fail" and beliefs(v) == {belief}, v
-    assert "It hangs on this rule of the task:" in said(v) and "expected " in said(v), v
+    assert "It tests this rule of the task:" in said(v) and "expected " in said(v), v
 
 
 @pytest.mark.parametrize("code, says", [
@@ -873,7 +873,7 @@ def test_a_name_that_only_a_look_makes_is_explained(code, says):
     ex = exercise("25.1")
     v = judge(ex, [(1, f"{ex.given[0] if ex.given else ''}\n{code}")])
     assert v.state == "error" and "is not defined" in said(v)
-    assert ("NIGHT_INDEX is made in a cell that is only there to look at" in said(v)) is says, v
+    assert ("NIGHT_INDEX is made in a `#| look` cell" in said(v)) is says, v
 
 
 def test_the_template_is_an_exercise(tmp_path):

@@ -322,7 +322,7 @@ SPENT = "r['total_ms'] - was(r, 'total_ms')"
 def test_beliefs_about_the_five(servers, code, belief):
     v = hand_in("28.3", code)
     assert (v.state, beliefs(v)) == (("pass", set()) if belief is None else ("fail", {belief})), v
-    if belief == "": assert "It hangs on this rule of the task: *as it is used since Tuesday*" in v.checks[-1].message
+    if belief == "": assert "It tests this rule of the task: *as it is used since Tuesday*" in v.checks[-1].message
 
 
 # ---- 29.1: the review

@@ -160,11 +160,11 @@ def test_the_same_way_is_the_same_error_and_the_same_belief(home):
         return v.note
     assert note_after("1 / 0", "nowhere") == ""                            # two errors, but not of one kind
     assert note_after("len(f) + 10", "[][1]", "here") == messages.words("offer.solution", id=ID)
-    assert "Twice in the same way" in note_after("somewhere")
+    assert "The same mistake twice" in note_after("somewhere")
     assert note_after("sum(i in t for i in f)").startswith("After three")
-    assert "Twice in the same way" in note_after("sum(x in t for x in f)")
+    assert "The same mistake twice" in note_after("sum(x in t for x in f)")
     assert note_after(BUGGY.replace("a ==", "b ==")).startswith("After three")
-    assert "Twice not right." in note_after("0.123", "0.124")
+    assert "Not right twice." in note_after("0.123", "0.124")
 
 
 def test_a_wrong_answer_after_a_pass_is_not_sent_on(home):
@@ -181,7 +181,7 @@ def test_a_wrong_answer_after_a_pass_is_not_sent_on(home):
 
 def test_progress_says_how_well_one_guesses(home):
     from rap_analyzer.ledger import predict, record
-    assert "No guess yet" in rap("progress").stdout
+    assert "No guesses yet" in rap("progress").stdout
     for key, guess, truth, scale in [("a.near", 10, 19.0, "ratio"), ("b.far", 3, 60.0, "ratio"), ("c.share", 0.99, 0.9, "share"),
                                      ("d.share", 0.2, 0.3, "share"), ("e.whole", 1, 1.0, "share")]:
         predict(key, guess, scale=scale)
@@ -213,7 +213,7 @@ def test_whoever_has_read_the_solution_can_pass_the_variant(home):
     course.give_solution(ID)
     edit(GOOD)
     assert "learn again 21.1" in course.check(ID).note
-    assert "behind your answer" in rap("again", ID).stdout and copies.add_variant(ID) == copies.add_variant(ID)
+    assert "follows your answer" in rap("again", ID).stdout and copies.add_variant(ID) == copies.add_variant(ID)
     assert json.loads(rap("check", ID, "--json").stdout)["state"] == "not attempted"
     file, (solved, opened) = copies.copy_of(ID), exercise(ID).again
     nb = json.loads(file.read_text())
@@ -223,7 +223,7 @@ def test_whoever_has_read_the_solution_can_pass_the_variant(home):
     file.write_text(json.dumps(nb))
     assert course.check(ID).state == "pass" and journal.standing(ID, journal.events()).again
     assert "no variant: there are eight mistakes" in copies.add_variant("29.1")
-    assert "another case" in copies.add_variant("29.2")
+    assert "a new case" in copies.add_variant("29.2")
 
 
 def test_a_solution_read_after_the_pass_is_no_stain(home):

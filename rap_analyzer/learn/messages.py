@@ -17,41 +17,40 @@ from ..core import settings, shell_command
 MESSAGES = {
     "state.not_attempted": "not attempted", "state.error": "error", "state.fail": "not yet", "state.pass": "pass",
     "check.runs": "your code runs", "check.changed": "your answer", "check.answers": "the answers",
-    "verdict.not_attempted": "Nothing was changed yet. Edit the cell that begins with `#| task {id}`, run it, then check again.",
+    "verdict.not_attempted": "Nothing has changed yet. Edit the cell that begins with `#| task {id}`, run it, then check again.",
     "error.raised": "Your code stopped in cell {cell}, line {line} ({source}): {type}: {message}",
     "error.asked": "Your code stopped when it was asked {asked}, in cell {cell}, line {line} ({source}): {type}: {message}",
-    "error.missing": "Your code runs, but afterwards there is no {name!r}: keep the name that the task gave it.",
-    "error.time": "Your code had not finished after {seconds:g} s and was ended. Is there a loop that never meets its condition?",
-    "error.early": "Cell {cell} ({source}) comes before your answer. It had {had:.1f} s of the {seconds:g} s there are and was not "
-                   "done. Put `#| look` on top of it if your answer can do without it.",
-    "note.look": "{name} is made in a cell that is only there to look at, and a check does not run those: make it, or import it, "
-                 "in your answer.",
+    "error.missing": "Your code runs, but defines no {name!r}: keep the name that the task gives it.",
+    "error.time": "Your code had not finished after {seconds:g} s and was stopped. Is there a loop that never ends?",
+    "error.early": "Cell {cell} ({source}) comes before your answer. It ran for {had:.1f} of the {seconds:g} s allowed and did not "
+                   "finish. If your answer does not need it, put `#| look` at its top.",
+    "note.look": "{name} is made in a `#| look` cell, and a check does not run those: make it, or import it, in your answer.",
     "note.jupyter": "This line is only for Jupyter: {line}. A check runs your cells as plain Python and leaves it out.",
-    "note.early": "Your answer was not reached: this does not count as an attempt.",
-    "error.memory": "Your code wanted more than {memory_mb} MB of memory. What does it keep that it does not need?",
-    "error.exit": "Your code ended the program (exit {code}) before it had answered. Take the call of exit away.",
-    "error.died": "Your code's process ended ({code}) before it had answered. Does something in it call os._exit, or crash?",
-    "error.crowd": "Your code started more than {most} processes and was ended, with all of them.",
-    "error.stdin": "Your code waits for input, and nobody is there to type. Use the arguments that the function is given.",
-    "error.garbled": "What came back was no answer. Does your code write to files that it did not open?",
+    "note.early": "Your answer was not reached, so this does not count as an attempt.",
+    "error.memory": "Your code needed more than {memory_mb} MB of memory. What does it keep that it could drop?",
+    "error.exit": "Your code ended the program (exit {code}) before it answered. Remove the call that exits.",
+    "error.died": "Your code's process ended ({code}) before it answered. Does it call os._exit, or crash?",
+    "error.crowd": "Your code started more than {most} processes; all of them were stopped.",
+    "error.stdin": "Your code waits for input that never comes. Use the arguments of the function.",
+    "error.garbled": "What came back was not an answer. Does your code write to files that it did not open?",
     "error.hidden": "Your code wanted to open {address}. The journal and the solutions are not an answer's to open.",
-    "error.network": "Your code wanted to reach {address}. Here it has no network: what the task needs is on this machine.",
+    "error.network": "Your code tried to reach {address}. It has no network here: all that the task needs is on this machine.",
 }
 
 # %% ../../nbs/lab/40_messages.ipynb #aa4eccf9
 MESSAGES |= {
     "wrong.kind": "{asked}: expected {want}, got {got}.",
     "wrong.size": "{asked}: expected {want} items, got {got}.",
-    "wrong.nan": "{asked}: the answer was NaN, which is not a number and equals nothing, itself included.",
+    "wrong.nan": "{asked}: the answer was NaN (not a number), which equals nothing, not even itself.",
     "wrong.value": "{asked}: expected {want}, you answered {got}.",
-    "fail.cases": "{failed} of {n} questions were answered differently than they should be. For example: {example}",
+    "fail.cases": "{failed} of {n} questions were answered wrongly. For example: {example}",
     "fail.seed": "The last questions were drawn at random (seed {seed}).",
     "fail.belief": "The misconception behind this answer: {belief}.",
-    "fail.experiment": "The smallest experiment that would tell: {experiment}",
+    "fail.experiment": "The smallest experiment that would show it: {experiment}",
     "check.twice": "asked twice",
     "fail.twice": "Asked a second time, in another order and with another clock, it answered differently. An answer may hang on "
                   "what it is given, and on nothing else: not on the time, on chance, or on what was asked before. {more}",
-    "pass.cases": "All {n} questions were answered as they should be, {fresh} of them drawn at random a moment ago.",
+    "pass.cases": "All {n} questions were answered correctly, {fresh} of them drawn at random a moment ago.",
     "printed": "It also printed: {printed}",
 }
 
@@ -60,14 +59,14 @@ MESSAGES |= {                                               # where an answer ha
     "wrong.key": "{asked}: expected an answer for {key}, got {got}.",
     "wrong.more": "{asked}: expected no answer for {key}, got one.",
     "wrong.at": "{asked}, for {key}", "wrong.item": "{asked}, item {n}",
-    "fail.rule": "It hangs on this rule of the task: {rule}.", "fail.other": "Others hang on another: {rule}.",
+    "fail.rule": "It tests this rule of the task: {rule}.", "fail.other": "Others test another rule: {rule}.",
     "fail.by_hand": "Work the example out by hand.",
 }
 
 MESSAGES |= {                                               # for exercises that are handed in as SQL
     "check.statements": "what you hand in", "check.sql": "PostgreSQL runs it", "sql.error": "PostgreSQL said: {error}.",
     "sql.list": "Expected a list of SQL statements (texts), the last of them the query.",
-    "sql.place": "The last statement has to ask with %(q)s, which stands for the vector of the question.",
+    "sql.place": "The last statement has to use %(q)s, which stands for the vector of the question.",
     "sql.many": "Expected at most 20 statements of at most 10,000 characters.",
     "sql.late": "it had not finished after {seconds:.0f} s and was cancelled", "sql.rows": "more than {most:,} rows came back",
 }
@@ -75,28 +74,28 @@ MESSAGES |= {                                               # for exercises that
 # %% ../../nbs/lab/40_messages.ipynb #f8b5c35e
 MESSAGES |= {
     "state.not_verified": "not verified",
-    "offer.hint": "Twice in the same way. A question that may help: {rap} learn hint {id}",
-    "offer.stuck": "Twice not right. A question that may help: {rap} learn hint {id}",
-    "offer.solution": "After three different attempts the solution is open: {rap} learn solution {id}",
-    "offer.next": "What comes next: {rap} learn next",
-    "offer.again": "You have seen a solution. A variant of the task: {rap} learn again {id}",
-    "again.none": "{id} has no variant: {why}.", "again.drawn": "each try has another case anyway",
-    "again.there": "It stands behind your answer, in {file}: the cell that begins with `#| again {id}`. Check as before.",
+    "offer.hint": "The same mistake twice. A question that may help: {rap} learn hint {id}",
+    "offer.stuck": "Not right twice. A question that may help: {rap} learn hint {id}",
+    "offer.solution": "After three different attempts you may read the solution: {rap} learn solution {id}",
+    "offer.next": "Next: {rap} learn next",
+    "offer.again": "You have seen the solution. Its idea in another task: {rap} learn again {id}",
+    "again.none": "{id} has no variant: {why}.", "again.drawn": "each try has a new case anyway",
+    "again.there": "The variant follows your answer in {file}: the cell that begins with `#| again {id}`. Check it as before.",
     "hint.step": "Hint {n} of 3. {text}",
     "solution.closed": "The solution of {id} opens after a pass or three different attempts; so far: {n}. "
                        "A hint: {rap} learn hint {id}",
     "start.new": "Your copy: {file}. Open it in JupyterLab, or in any editor of notebooks.",
     "start.there": "Your copy is there: {file}.",
-    "start.merged": "Your copy was brought up to date and your cells were kept: {file}.",
-    "start.both": "Cell {cell} was changed by you and by the course; yours was kept.",
+    "start.merged": "Your copy is up to date with the course, and your cells were kept: {file}.",
+    "start.both": "Both you and the course changed cell {cell}; yours was kept.",
     "reset.done": "A fresh copy: {file}. Your old one: {old}.",
 }
 
 # %% ../../nbs/lab/40_messages.ipynb #20b7a14f
 MESSAGES |= {
-    "note.file": "What was read: {file}.",
+    "note.file": "Read from {file}.",
     "copy.none": "You have no copy of {id} yet: {rap} learn start {id}",
-    "next.none": "Every exercise of this course is passed.",
+    "next.none": "You have passed every exercise of this course.",
     "next.is": "{id}  {title}  (about {minutes} minutes){chapter}\n{rap} learn start {id}",
     "next.read": "\nIt builds on {file}: read that first, if you have not.",
     "next.chapter": "{id}  {heading}  (in {file}, about {minutes} minutes)\n"
@@ -105,14 +104,14 @@ MESSAGES |= {
 }
 
 MESSAGES |= {
-    "drawn.seed": "The case of {id} is drawn for each try: leave the seed away.",
-    "drawn.none": "{id} has no cases: open your copy, the task stands in it.",
+    "drawn.seed": "The case of {id} is drawn anew for each try: omit the seed.",
+    "drawn.none": "{id} has no cases: open your copy, the task is in it.",
 }
 
 MESSAGES |= {
     "progress.guesses": "{n} guesses, {near} of them within a factor of two. The worst surprise: {key}, guessed {guess:.4g}, "
                         "measured {truth:.4g}.",
-    "progress.no_guess": "No guess yet: the chapters ask for them.",
+    "progress.no_guess": "No guesses yet: the notebooks ask for them.",
 }
 
 # %% ../../nbs/lab/40_messages.ipynb #9653e054
@@ -122,17 +121,17 @@ MESSAGES |= {
     "drill.none": "no drill is open", "drill.start": "no drill is open: {rap} drill start {names}",
     "drill.there": "a drill is open: {rap} drill check, or {rap} drill stop.",
     "drill.unknown": "there is no drill {name!r}; there are: {names}, random",
-    "drill.random": "One of them, and its name is not told.",
+    "drill.random": "One of them, and you are not told which.",
     "drill.tracks": "there are fewer than 1,000 tracks: {rap} setup first",
-    "drill.index": "the index of the vectors is missing: {rap} setup first",
+    "drill.index": "the index over the vectors is missing: {rap} setup first",
     "drill.damaged": "{file} cannot be read ({error}): move it away, then run {rap} setup.",
     "drill.interrupted": "its start was interrupted: {rap} drill stop, then start again.",
     "drill.breaking": "Its start was interrupted: {rap} drill stop puts everything back.",
     "drill.open": "Find it and mend it, by whatever means. Then: {rap} drill check",
-    "drill.passed": "Passed: all numbers are back.", "drill.stopped": "Given up, and put back.",
-    "drill.four": "Four sentences, then you hear what it was: {rap} drill postmortem",
-    "drill.was": "What had been done ({name}): {cause}", "drill.earlier": "What would have shown it earlier: {earlier}",
-    "drill.put_back": "Put back at the end: {what}.", "drill.not_passed": "no drill has been passed yet.",
+    "drill.passed": "Passed: all numbers are back.", "drill.stopped": "Stopped, and everything is put back.",
+    "drill.four": "Write four sentences, then see what it was: {rap} drill postmortem",
+    "drill.was": "The fault ({name}): {cause}", "drill.earlier": "What would have shown it earlier: {earlier}",
+    "drill.put_back": "Also put back: {what}.", "drill.not_passed": "no drill has been passed yet.",
 }
 
 # %% ../../nbs/lab/40_messages.ipynb #56d56946
