@@ -16,13 +16,14 @@ from fastapi import FastAPI
 from .core import settings
 from .platform import page
 from .platform import routes as platform
-from .platform.edge import TRANSLATED, Edge, Metrics, translate
+from .platform.edge import TRANSLATED, Edge, translate
 from .search import routes as search
 from .search.cache import Cache, scope_of
 from .search.index import built
 from .search.store import Store, default_store
 from .serve import routes as serve
 from .serve.analysis import MAX_UPLOAD
+from .serve.metrics import Metrics
 from .web import EVERYWHERE, describe_errors
 
 # %% ../nbs/assembly/70_app.ipynb #1c0841cc

@@ -113,6 +113,12 @@ def start_broker(self: Lab) -> str:  # its address, password included
         with redis.from_url(self.broker.url, socket_timeout=5) as r: r.config_set("maxmemory-policy", "noeviction")
     return self.external_redis or self.broker.url
 
+# %% ../nbs/lab/20_lab.ipynb #95ca0e39
+@patch(as_prop=True)
+def broker_url(self: Lab) -> str:
+    "The address of the queue's own Valkey, whether it runs or not; KeyError before its first start."
+    return os.environ.get("BROKER_URL") or self.external_redis or self.broker.url
+
 # %% ../nbs/lab/20_lab.ipynb #f32809d6
 EXTENSIONS = ("vector", "pg_trgm", "btree_gin", "unaccent", "pg_stat_statements")
 

@@ -39,6 +39,7 @@ def check_ports() -> None:
     if wrong: raise LabError("\n".join(wrong))
 
 
+# %% ../nbs/assembly/80_launcher.ipynb #78af551b
 @app.command()
 def serve(port: Annotated[int | None, typer.Option(help="Default: \\[api] port.")] = None) -> None:
     "Run the HTTP service."
@@ -48,8 +49,10 @@ def serve(port: Annotated[int | None, typer.Option(help="Default: \\[api] port."
 
     from rap_analyzer.app import create_app
     from rap_analyzer.search.store import default_store
+    from rap_analyzer.serve.metrics import share
     from rap_analyzer.web import listener
     cfg = settings().api
+    share(settings().home)
     port = check_port("api", port or cfg.port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     uvicorn.run(create_app(default_store()), host=cfg.host, port=port, log_level="warning", timeout_graceful_shutdown=5,

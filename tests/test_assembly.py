@@ -15,12 +15,13 @@ from rap_analyzer.app import create_app
 from rap_analyzer.core import settings
 from rap_analyzer.lab import Lab
 from rap_analyzer.music.catalog import MODEL_ID
-from rap_analyzer.platform.edge import TRANSLATED, Edge, Metrics, translate
+from rap_analyzer.platform.edge import TRANSLATED, Edge, translate
 from rap_analyzer.search import store as stores
 from rap_analyzer.search.filters import Filter, read_filter
 from rap_analyzer.search.index import build
 from rap_analyzer.search.routes import Conditions
 from rap_analyzer.search.store import Store, fill, migrate
+from rap_analyzer.serve.metrics import Metrics
 from rap_analyzer.web import RequestModel, describe_errors, read_parameters
 
 ROOT = Path(cli.__file__).resolve().parent

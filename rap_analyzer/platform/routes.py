@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from ..core import LabError, shell_command
 from ..search.sessions import Query
 from ..search.store import Store
+from ..serve.metrics import look
 from ..web import describe_errors, error_response, wait_at_most
 
 # %% ../../nbs/platform/20_routes.ipynb #08a1ab16
@@ -65,6 +66,6 @@ async def ready(request: Request) -> HealthOut | Response:
 
 @router.get("/metrics", summary="Counts and times, for Prometheus", response_class=Response)
 async def metrics(request: Request) -> Response:
-    "What this process counted since it started."
-    text = exposition.generate_latest(request.app.state.metrics.registry)
+    "What this service and its workers counted, and how pool, queues and servers are now."
+    text = request.app.state.metrics.render(await look(request.app.state.store, check_server))
     return Response(text, media_type=exposition.CONTENT_TYPE_LATEST)

@@ -226,6 +226,12 @@ async def aclose(self: Pool) -> None:
     "Close the async pool."
     await self._pool.close()
 
+# %% ../../nbs/performance/08_sessions.ipynb #09e0b9b9
+@patch
+def pool_stats(self: Pool) -> dict[str, int]:
+    "The async pool in figures (pool_size, pool_available, requests_waiting, requests_errors ...); none if it is not open."
+    return self._pool.get_stats() if self._pool else {}
+
 # %% ../../nbs/performance/08_sessions.ipynb #c02f16ae
 async def _fetch(con: psycopg.AsyncConnection, query: Query, tenant: str) -> list[TupleRow]:
     "Run a query for a tenant on an async connection, which remembers its search width."

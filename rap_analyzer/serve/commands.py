@@ -30,8 +30,13 @@ app.add_typer(jobs_app, name="jobs")
 WORKER = """import sys
 import rap_analyzer.serve.analysis
 from rap_analyzer.lab import Lab
+from rap_analyzer.serve import worker
+from rap_analyzer.serve.metrics import Metrics, share
 from rap_analyzer.serve.queue import work
-work(Lab(), sys.argv[1:])
+lab = Lab()
+share(lab.home)
+worker.OBSERVERS.append(Metrics().count_attempt)
+work(lab, sys.argv[1:])
 """
 CREWS = {"interactive": ("interactive",), "any": ("interactive", "bulk")}
 
@@ -47,6 +52,7 @@ def watch_servers(lab: "Lab") -> "list[Child]":
     return found
 
 
+# %% ../../nbs/systems/90_commands.ipynb #dda8a209
 def crew() -> "list[Child]":
     "The worker processes, as children of a supervisor."
     from rap_analyzer.serve.supervisor import process
@@ -58,14 +64,17 @@ def crew() -> "list[Child]":
 def worker() -> None:
     "Do accepted jobs until Ctrl-C; servers and workers that die are started again."
     from rap_analyzer.search.store import default_store
+    from rap_analyzer.serve.metrics import Metrics, share
     from rap_analyzer.serve.queue import Queue, Sweeper
     from rap_analyzer.serve.supervisor import Supervisor
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     store, ended = default_store(), threading.Event()
+    share(store.lab.home)
+    counts = Metrics()
     sweeper = threading.Thread(target=Sweeper(store, Queue(store.lab)).run, args=(ended,), name="sweeper")
     sweeper.start()
     typer.echo("working; Ctrl-C ends it")
-    try: Supervisor([*watch_servers(store.lab), *crew()]).run(ended)
+    try: Supervisor([*watch_servers(store.lab), *crew()], told=lambda name: counts.restarts.labels(name).inc()).run(ended)
     except (KeyboardInterrupt, SystemExit): pass
     finally: ended.set(), sweeper.join(10)
 

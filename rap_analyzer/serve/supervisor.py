@@ -57,8 +57,12 @@ def process(name: str, command: Sequence[str], patience_s: float = 15, **popen: 
 # %% ../../nbs/systems/50_supervisor.ipynb #80f65497
 class Supervisor:
     "Keeps children alive."
-    def __init__(self, children: Sequence[Child], clock: Callable[[], float] = time.monotonic):
-        self.children, self.clock, self.restarts = list(children), clock, dict.fromkeys((c.name for c in children), -1)
+    def __init__(
+        self, children: Sequence[Child], clock: Callable[[], float] = time.monotonic,
+        told: Callable[[str], None] = lambda name: None,  # of each restart
+    ):
+        self.children, self.clock, self.told = list(children), clock, told
+        self.restarts = dict.fromkeys((c.name for c in children), -1)
 
     def look(self) -> None:
         "One round: start again what is dead, if its pause is over."
@@ -80,7 +84,9 @@ class Supervisor:
 def restart(self: Supervisor, c: Child, now: float) -> None:
     "Start a child, and say how long the next start would have to wait."
     self.restarts[c.name] += 1
-    if self.restarts[c.name]: log.warning("%s has died: started again (restart %d)", c.name, self.restarts[c.name])
+    if self.restarts[c.name]:
+        log.warning("%s has died: started again (restart %d)", c.name, self.restarts[c.name])
+        self.told(c.name)
     c.started.append(now)
     c.row += 1
     c.next_at = now + PAUSES[min(c.row - 1, len(PAUSES) - 1)]
