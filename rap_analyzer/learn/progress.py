@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..book import read as read_book
 from ..core import LabError, settings
 from .copies import copy_of, short_path
-from .course import find_chapter
+from .course import find_notebook
 from .journal import events, standing
 from .messages import words
 from .task import Exercise, exercises
@@ -38,7 +38,7 @@ def next_text(path: str | None = None, home: Path | None = None) -> str:
     "What to do next, and how: in a chapter where the task stands in one and no copy was made, else in a copy."
     ex = next_exercise(path, home)
     if not ex: return words("next.none")
-    if copy_of(ex.id, home).exists() or not (held := find_chapter(ex.id, home)):
+    if copy_of(ex.id, home).exists() or not (held := find_notebook(ex.id, home)):
         owner = read_book().of_exercise(ex.id)
         read_first = words("next.read", file=short_path(settings().root / owner.path)) if owner else ""
         return words("next.is", id=ex.id, title=ex.title, minutes=ex.minutes, chapter=read_first)
