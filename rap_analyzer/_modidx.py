@@ -257,6 +257,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'rap_analyzer/learn/feedback.py'),
                                              'rap_analyzer.learn.feedback.Memo.get': ( 'lab/feedback.html#memo.get',
                                                                                        'rap_analyzer/learn/feedback.py'),
+                                             'rap_analyzer.learn.feedback._sentence': ( 'lab/feedback.html#_sentence',
+                                                                                        'rap_analyzer/learn/feedback.py'),
                                              'rap_analyzer.learn.feedback.answers_of': ( 'lab/feedback.html#answers_of',
                                                                                          'rap_analyzer/learn/feedback.py'),
                                              'rap_analyzer.learn.feedback.call': ( 'lab/feedback.html#call',

@@ -7,6 +7,7 @@ import pytest
 
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.learn import copies, course, journal
+from rap_analyzer.learn.judge import describe_checks
 from rap_analyzer.learn.task import exercise, space_of
 
 ID = "29.2"
@@ -109,3 +110,15 @@ def test_the_recorded_figures_say_what_the_cases_say():
 def test_the_case_cannot_be_chosen(home, own):
     with pytest.raises(LabError, match="drawn for each try"): course.check(ID, seed=3)
     with pytest.raises(LabError, match="21.1 has no cases"): course.case("21.1")
+
+
+@pytest.mark.parametrize("name", ["19.1", "29.2"])
+def test_the_experiment_fits_the_case(name):
+    ex = exercise(name)
+    own = space_of(ex.checker)
+    for letter, about in own["CASES"].items():
+        assert set(own["TRY"][letter]) == set(about["against"]) == {*own["REMEDIES"], "other"} - {about["right"]}
+        for remedy in about["against"]:
+            cues = sorted(own["SEEN"])[:2]
+            found = list(describe_checks(ex, [own["about"](letter, [remedy, cues])]))
+            assert own["TRY"][letter][remedy] in found[0].message and found[0].belief == remedy

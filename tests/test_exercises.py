@@ -193,6 +193,7 @@ def test_this_machine_can_be_reached(wall, ex, tmp_path, monkeypatch):
 @pytest.mark.parametrize("code, error, says", [
     ("while True: pass", "time", "had not finished after 2 s"),
     ("def recall(f, t):\n    while True: pass", "time", "loop"),
+    ("while True: print('x' * 1_000_000)", "flood", "had printed more than 10 MB by then. Printing takes time"),
     ("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass", "time", "loop"),
     ("import sys\nsys.exit(0)", "exit", "ended the program (exit 0)"),
     ("import sys\ndef recall(f, t): sys.exit('bye')", "exit", "(exit bye)"),

@@ -82,7 +82,7 @@ def test_beliefs_about_the_top_hundred(code, belief):
     ("p95(x)", "max(x)", "", "the p95 is the time within which 95 of 100 are done"),
     ("p95(x)", "x[-(-95 * len(x) // 100) - 1]", "unsorted", ""),
     ("most_common(kept)} ", "items() if _ > 1} ", "", "the `kept` tracks that the log asks for most often"),
-    ("sum(x) / len(x)", "sum(x) // len(x)", "", "item 1: expected 1.35, you answered 1"),
+    ("sum(x) / len(x)", "sum(x) // len(x)", "", "item 1: expected "),
 ])
 def test_what_no_belief_explains_is_told_by_its_rule(old, new, belief, told):
     code = TIMES.replace("(kept)}", "(kept)} ") + "    return sum(x) / len(x), p95(x)"

@@ -26,6 +26,7 @@ class Check:
     ok: bool
     message: str = ""
     belief: str = ""  # the id of a misconception, where one explains it
+    experiment: str = ""  # that would tell, where another than the misconception's own fits better
 
 
 def answers_of(f: Callable, cases: Sequence[tuple]) -> list:  # one for each case; Ellipsis where it raised
@@ -97,22 +98,21 @@ def choose_example(
     model: Sequence[object],  # the answers of the misconception; empty where there is none
     kin: Sequence[Sequence[object]],  # the answers of all who hold it, in one way or another
     places: Sequence[int],  # of each question's rule, the one that fails most regularly first
+    asked: Sequence[str] = (),  # the questions in words: of two that tell as much, the shorter one is shown
 ) -> int:
     "The question to show: wrong as the misconception has it, and as most of those have it who hold it."
     def says(r: Sequence[object], i: int) -> bool: return r[i] is not ... and not differs(got[i], r[i], "")
     wrong = [i for i, f in enumerate(found) if f]
     votes = {i: sum(says(r, i) for r in kin) for i in wrong if model and says(model, i)}
     speak = [i for i in votes if votes[i] > max(votes.values()) / 2]
-    return min(speak or wrong, key=lambda i: (places[i], i))
+    return min(speak or wrong, key=lambda i: (places[i], len(asked[i]) if asked else 0, i))
 
 # %% ../../nbs/lab/50_feedback.ipynb #78505bf4
 def explain_by_rules(
     ex: Exercise,
     rules: Sequence[str],  # of the fixed questions, which come first: the sentence of the task that each of them hangs on
-    got: Sequence[list],
-    truth: Sequence[object],
-    rivals: Mapping[str, Sequence[Sequence[object]]],
-    asked: Sequence[str],
+    got: Sequence[list], truth: Sequence[object],
+    rivals: Mapping[str, Sequence[Sequence[object]]], asked: Sequence[str],
 ) -> tuple[str, str, list[str]]:  # the misconception, the example, and what is said about both
     "What is wrong, by the rules of the task."
     found = [differs(got[i], truth[i], asked[i]) for i in range(len(rules))]
@@ -121,18 +121,27 @@ def explain_by_rules(
     share = {r: sum(bool(f) for f, s in zip(found, rules, strict=True) if s == r) / (0.5 + rules.count(r)) for r in rules}
     order = sorted((r for r in share if share[r]), key=lambda r: -share[r])
     belief, model = find_misconception(got, truth, rivals)
-    told = [describe_misconception(ex, belief)] if belief else [words("fail.by_hand")]
+    told = [describe_misconception(ex, belief)] if belief else [words("fail.unknown")]
     if not order: return belief, "", told
-    i = choose_example(found, got, model, rivals.get(belief, ()), [order.index(r) if r in order else len(order) for r in rules])
-    def sentence(r: str) -> str: return words(f"{ex.id}.rule.{[*share].index(r)}", r)
-    more = [words("fail.other", rule=sentence(order[1]))] if not belief and len(order) > 1 and share[order[1]] > 0.5 else []
-    return belief, found[i], [words("fail.rule", rule=sentence(rules[i])), *more, *told]
+    places = [order.index(r) if r in order else len(order) for r in rules]
+    i = choose_example(found, got, model, rivals.get(belief, ()), places, asked)
+    said = [words("fail.rule", rule=_sentence(ex, rules, rules[i]))]
+    if not belief and len(order) > 2: said.append(words("fail.many", n=len(order), m=len(share)))
+    elif not belief and len(order) == 2 and share[order[1]] > 0.5:
+        said.append(words("fail.other", rule=_sentence(ex, rules, order[1])))
+    return belief, found[i], [*said, *told]
+
+
+# %% ../../nbs/lab/50_feedback.ipynb #78505bf5
+def _sentence(ex: Exercise, rules: Sequence[str], rule: str) -> str:
+    "A rule of the task, in the learner's language."
+    return words(f"{ex.id}.rule.{[*dict.fromkeys(rules)].index(rule)}", rule)
 
 # %% ../../nbs/lab/50_feedback.ipynb #2f20886d
-def describe_misconception(ex: Exercise, belief: str) -> str:
-    "What is said about a misconception: its words, and the experiment that would tell."
+def describe_misconception(ex: Exercise, belief: str, experiment: str = "") -> str:
+    "What is said about a misconception: its words, and the experiment that would tell (its own, or one that fits better)."
     told = {k: words(f"{ex.id}.{belief}.{k}", ex.feedback[belief][k]) for k in ("belief", "experiment")}
-    return words("fail.belief", belief=told["belief"]) + " " + words("fail.experiment", experiment=told["experiment"])
+    return words("fail.belief", belief=told["belief"]) + " " + words("fail.experiment", experiment=experiment or told["experiment"])
 
 
 def hint(ex: Exercise, number: int) -> str:

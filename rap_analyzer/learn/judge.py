@@ -191,5 +191,5 @@ def explain_looks(ex: Exercise, checks: Sequence[Check]) -> Iterator[Check]:
 def describe_checks(ex: Exercise, checks: Iterator[Check]) -> Iterator[Check]:
     "What an exercise's own judge found, with words about the misconceptions that it recognised."
     for c in checks:
-        more = " " + describe_misconception(ex, c.belief) if c.belief and not c.ok else ""
+        more = " " + describe_misconception(ex, c.belief, c.experiment) if c.belief and not c.ok else ""
         yield Check(c.name, c.ok, c.message + more, c.belief)

@@ -22,6 +22,8 @@ MESSAGES = {
     "error.asked": "Your code stopped when it was asked {asked}, in cell {cell}, line {line} ({source}): {type}: {message}",
     "error.missing": "Your code runs, but defines no {name!r}: keep the name that the task gives it.",
     "error.time": "Your code had not finished after {seconds:g} s and was stopped. Is there a loop that never ends?",
+    "error.flood": "Your code had not finished after {seconds:g} s and had printed more than {mb} MB by then. Printing takes time "
+                   "as well: print less, and check again.",
     "error.early": "Cell {cell} ({source}) comes before your answer. It ran for {had:.1f} of the {seconds:g} s allowed and did not "
                    "finish. If your answer does not need it, put `#| look` at its top.",
     "note.look": "{name} is made in a `#| look` cell, and a check does not run those: make it, or import it, in your answer.",
@@ -60,7 +62,8 @@ MESSAGES |= {                                               # where an answer ha
     "wrong.more": "{asked}: expected no answer for {key}, got one.",
     "wrong.at": "{asked}, for {key}", "wrong.item": "{asked}, item {n}",
     "fail.rule": "It tests this rule of the task: {rule}.", "fail.other": "Others test another rule: {rule}.",
-    "fail.by_hand": "Work the example out by hand.",
+    "fail.many": "But that is not all: questions about {n} of its {m} rules were answered differently.",
+    "fail.unknown": "No known misconception explains this. Work the example out by hand.",
 }
 
 MESSAGES |= {                                               # for exercises that are handed in as SQL
