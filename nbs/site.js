@@ -122,6 +122,15 @@ if (typeof document !== "undefined") (() => {
     return null;
   };
 
+  // -- on a phone the menu leads to the chapters, too
+  const [menu, side] = [document.getElementById("navbarCollapse"), document.querySelector(".quarto-secondary-nav .quarto-btn-toggle")];
+  if (menu && side) {
+    side.setAttribute("aria-label", "Chapters");
+    const chapters = make("button", { type: "button", className: "btn nav-link d-lg-none py-2" }, "Chapters");
+    chapters.addEventListener("click", () => { document.querySelector(".navbar-toggler").click(); side.click(); });
+    menu.prepend(chapters);
+  }
+
   // -- a reading path, once chosen on the Start page, says what comes next on its pages
   if (/\/start\.html$/.test(location.pathname)) document.querySelectorAll("section[id] ol a").forEach((a) =>
     a.addEventListener("click", () => memory("path", a.closest("section[id]").id)));

@@ -230,7 +230,9 @@ def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
         if not code: continue
         truth = lambda a: _guess.measured(_guess.spoken(cells[a.end]["outputs"]), a.key)
         forms = [md(_marks.raw(_guess.form(a, legends[a], truth(a)))) for a in asked if a.cell == n]
-        if n in hidden and outputs:
+        if n in hidden and outputs and _guess.calls(text(c), "say"):  # the sentence stands in the code, too
+            pages += measured(" ".join(sorted(hidden[n])), SUMMARY, [cell | {"outputs": outputs}])
+        elif n in hidden and outputs:
             shown = cell | {"outputs": outputs, "metadata": {"tags": ["remove-input"]}, "source": code}
             pages += [cell | {"outputs": []}, *measured(" ".join(sorted(hidden[n])), SUMMARY, [shown])]
         elif forms: pages += [cell | {"outputs": []}, *forms]  # in place of the words that say how to guess without a form

@@ -573,3 +573,14 @@ def test_the_home_page_takes_its_results_from_the_execution(house):
     assert any("[more](nbs/lab/00_core.ipynb), [all](install.md)" in t for t in texts)
     with pytest.raises(SystemExit, match="asks for no guess called x.loss"): made("{{guess lab/00_core x.loss How?}}")
     with pytest.raises(SystemExit, match="no cell of lab/00_core holds 'plot'"): made("{{result lab/00_core plot}}")
+
+
+def test_a_sentence_about_the_outcome_is_hidden_with_its_code(house):
+    told = {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": "It lost."}}
+    nb = test_book.notebook(cell("markdown", "# How?"), cell("code", 'predict("x.gain")'),
+                            cell("code", 'gain = record("x.gain", 3)\ngain.against_prediction()', [told]),
+                            cell("code", 'say("It lost {gain.p50}.", gain=gain)', [told]))
+    texts = ["".join(c["source"]) for c in _site.chapter(nb, _site.Where(PurePosixPath("nbs/20_x.ipynb"), house))["cells"]]
+    at = next(i for i, t in enumerate(texts) if "say(" in t)
+    assert "<details" in texts[at - 1] and "</details>" in texts[at + 1] and "Show what this machine" in texts[at - 1]
+    assert sum("against_prediction" in t for t in texts) == 2  # of other cells the code stays in sight
