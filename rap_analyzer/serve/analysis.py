@@ -13,15 +13,14 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from .. import __version__
 from ..music.analyzers import Analyses, analyze
 from ..music.audio import BadAudio
 from ..music.batch import ROLE, analyze_in
 from ..music.catalog import Track
-from ..music.plugins import DISTRIBUTION
 from ..music.worker import Worker
 from ..search.sessions import Query, Session
 from ..search.store import Store, UnknownTrack
@@ -30,7 +29,7 @@ from .worker import Attempt, Outcome, Refused, job_kind
 
 # %% ../../nbs/systems/40_analysis.ipynb #e525157d
 KIND, VERSION = "analyze", 1
-ANALYZERS = f"five-{version(DISTRIBUTION)}"  # other analyzers, or a newer version: other work
+ANALYZERS = f"five-{__version__}"  # other analyzers, or a newer version: other work
 MAX_UPLOAD = 64 * 2**20  # bytes
 
 
