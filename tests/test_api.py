@@ -365,7 +365,7 @@ def test_a_short_outage_is_only_slow(get, url, lab):
         assert set(codes) <= {200, 503}
         if 200 in codes: break
         # the pool tries after 1, 3 and 7 s, each a tenth earlier or later, and callers wait for 5: that is the outage that is short
-        assert outage_s > 2.5, "PostgreSQL was back before the pool's last try within the callers' patience, and nobody got an answer"
+        assert outage_s > 2.5, "PostgreSQL was back before the pool's last try in time, and nobody got an answer"
     until(lambda: get(SIMILAR).status_code == 200)
 
 
@@ -408,7 +408,7 @@ def test_another_tenant_sees_nothing(lab):
 
 def test_the_slow_road_does_not_block_the_others(get, url, store):
     "Why there is no answer is looked up by blocking code, in a thread; while that waits for a lock, everybody else is served."
-    until(lambda: get(SIMILAR + "&titles=false").status_code == 200)  # what is known of the indexes is fresh: it comes from that table
+    until(lambda: get(SIMILAR + "&titles=false").status_code == 200)  # what is known of the indexes is fresh
     with store.admin() as con, ThreadPoolExecutor(1) as pool:
         con.execute("BEGIN; LOCK TABLE tracks IN ACCESS EXCLUSIVE MODE")
         unknown = pool.submit(httpx.get, url + "/api/tracks/similar?track_id=123456", timeout=20)
