@@ -9,6 +9,7 @@ __all__ = ['ROLES', 'EXTENSIONS', 'address', 'Lab']
 import atexit
 import fcntl
 import os
+import shlex
 import shutil
 import tempfile
 from contextlib import AbstractContextManager, suppress
@@ -23,8 +24,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from .core import LabError, settings
-from .disk import locked
-from .postgres import Postgres
+from .disk import locked, write_whole
+from .postgres import Postgres, pg_binary
 from .processes import SERVER_USER, Notes, make_folders, memory_mb, renew_after_fork
 from .valkey import Valkey
 
@@ -282,4 +283,26 @@ def status(self: Lab) -> dict[str, object]:
             "valkey": row(valkey[0] if valkey else None, note.get("valkey_port"), memory_mb(valkey))}
     if self.external_db: mine["postgres"] = {"running": True, "external": _where(self.external_db)}
     if self.external_redis: mine["valkey"] = {"running": True, "external": _where(self.external_redis)}
+    if pg and not self.external_db: mine["connect"] = self.connection()
     return {"home": str(self.home), "database": self.database, "keep": (self.dir / "keep").exists(), **mine}
+
+# %% ../nbs/lab/20_lab.ipynb #c2825121
+@patch
+def psql(
+    self: Lab,
+    role: str | None = None,  # one of ROLES; None: the administrator
+) -> tuple[list[str], dict[str, str]]:  # the command, and what its environment has to hold besides
+    "How to start `psql` on this lab's database, without a password in the command."
+    given = conninfo_to_dict(self.url(role))
+    kept = {"PGPASSWORD": given.pop("password", ""), "PGOPTIONS": given.pop("options", ""), "PSQLRC": os.devnull}
+    return [pg_binary("psql"), make_conninfo(**given)], {k: v for k, v in kept.items() if v}
+
+
+@patch
+def connection(self: Lab) -> str:  # to be pasted into a shell
+    "A command that connects the administrator of the embedded server; the password stands in a file."
+    given = conninfo_to_dict(self.url(None))
+    note, file = given.pop("password").replace("\\", "\\\\").replace(":", "\\:"), self.dir / "pgpass"
+    write_whole(file, f"*:*:*:{given['user']}:{note}\n", mode=0o600)
+    wanted = {k: given[k] for k in ("host", "port", "dbname", "user")}
+    return shlex.join([pg_binary("psql"), make_conninfo(**wanted, passfile=str(file))])

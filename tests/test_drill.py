@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -270,6 +271,47 @@ def test_a_damaged_file_says_what_to_do(ill, home):
     (home / "drills" / "open.json").unlink()
 
 
+def test_the_baseline_is_measured_warm(ill, monkeypatch):
+    "After a restart nothing is in memory: whatever is timed has been asked once before the clock starts."
+    restart(ill)
+    asked, timed, real, select = [], [], signs.time_in_turns, signs.select_similar
+    monkeypatch.setattr(signs, "select_similar", lambda i, name: (asked.append((i, name)), select(i, name=name))[1])
+    monkeypatch.setattr(signs, "time_in_turns", lambda *calls: (timed.append(len(asked)), real(*calls))[1])
+    signs.SIGNS["similar"].read(ill)
+    before, after = asked[:timed[0]], asked[timed[0] + 4:]               # two turns, of two calls each, warm up the reference
+    way = before[0][1]
+    assert len(after) > 40 and {a for a in after if a[1] == way} <= set(before)
+
+
+def test_the_means_to_repair(ill, home, tmp_path):
+    def rap(*words, **more):
+        command = [sys.executable, "-m", "rap_analyzer.cli", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, **more)
+    ill.forget()
+    assert rap("sql", "-c", "SELECT 6 * 7 AS answer", stdin=subprocess.DEVNULL).stdout.split()[2] == "42"
+    assert rap("sql", "--role", "rap_owner", "-c", "SELECT current_user").stdout.split()[2] == "rap_owner"
+    assert "postgres" in rap("sql", input="SELECT current_user;\n").stdout
+    wrong = rap("sql", "-c", "SELECT nothing")
+    assert wrong.returncode and "does not exist" in wrong.stderr and rap("sql", "--role", "root").returncode
+    assert json.loads(rap("valkey", "CONFIG", "GET", "maxmemory", "--json").stdout)["maxmemory"]
+    assert "unknown command" in rap("valkey", "NOPE").stderr
+    with ill.lab.up() as lab:
+        secret = {lab.notes.read()[k] for k in ("admin_password", "app_password", "valkey_password")}
+        status = rap("lab", "status")
+        command = json.loads(rap("lab", "status", "--json").stdout)["connect"]
+        assert command in status.stdout and not any(s in status.stdout for s in secret)
+        done = subprocess.run([*shlex.split(command), "-Atc", "SELECT current_user"], capture_output=True, text=True, timeout=60)
+        assert done.stdout == "postgres\n" and (lab.dir / "pgpass").stat().st_mode & 0o777 == 0o600
+        held = subprocess.Popen([sys.executable, "-m", "rap_analyzer.cli", "sql", "-c", "SELECT pg_sleep(20)"])
+        try:
+            asleep = lambda: [p for p in psutil.Process(held.pid).children(recursive=True) if "psql" in p.name()]
+            assert comes(lambda: any("pg_sleep" in " ".join(p.cmdline()) for p in asleep()))
+            assert not any(s in " ".join(p.cmdline()) for s in secret for p in [*asleep(), psutil.Process(held.pid)])
+        finally:
+            for p in asleep(): p.kill()
+            held.wait(20)
+
+
 def test_on_the_command_line(ill, home, tmp_path):
     def rap(*words):
         return subprocess.run([sys.executable, "-m", "rap_analyzer.cli", *words], capture_output=True, text=True, timeout=120,
@@ -277,10 +319,13 @@ def test_on_the_command_line(ill, home, tmp_path):
     ill.forget()
     assert "no drill is open" in rap("drill", "status").stdout and rap("drill", "check").returncode == 1
     assert "there is no drill 'x'" in rap("drill", "start", "x").stderr
+    listed = rap("drill", "list").stdout
+    assert set(json.loads(rap("drill", "list", "--json").stdout)) == set(faults.FAULTS)
     begun = rap("drill", "start", "random", "--json")
     assert begun.returncode == 0, begun.stderr
     said = json.loads(begun.stdout)
     assert said["name"] == "random" and said["off"] and "cause" not in said
+    assert said["users_say"] not in listed and all(f.users_say not in listed for f in faults.FAULTS.values())
     assert "a drill is open" in rap("drill", "start", "random").stderr
     failed = rap("drill", "check")
     assert failed.returncode == 1 and "<--" in failed.stdout

@@ -130,7 +130,8 @@ MESSAGES |= {
     "drill.damaged": "{file} cannot be read ({error}): move it away, then run {rap} setup.",
     "drill.interrupted": "its start was interrupted: {rap} drill stop, then start again.",
     "drill.breaking": "Its start was interrupted: {rap} drill stop puts everything back.",
-    "drill.open": "Find it and mend it, by whatever means. Then: {rap} drill check",
+    "drill.open": "Find it and repair it. {rap} sql and {rap} valkey talk to the servers, {rap} lab status shows how else to "
+                  "connect. Then: {rap} drill check",
     "drill.passed": "Passed: all numbers are back.", "drill.stopped": "Stopped, and everything is put back.",
     "drill.four": "Write four sentences, then see what it was: {rap} drill postmortem",
     "drill.was": "The fault ({name}): {cause}", "drill.earlier": "What would have shown it earlier: {earlier}",

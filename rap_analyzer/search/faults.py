@@ -167,6 +167,7 @@ def _back_session(store: Store, facts: Mapping) -> list[str]:
 class Fault:
     "A fault that can be undone."
     users_say: str
+    about: str  # what it is about, for a list of drills: beside its name, what users say would give a drawn one away
     prepare: Callable[[Store], dict]  # what is needed to undo it; changes nothing
     do: Callable[[Store, Mapping], None]
     undo: Callable[[Store, Mapping], list[str]]  # safe to repeat; says what it had to do
@@ -176,11 +177,12 @@ class Fault:
 
 FAULTS = {
     "dropped-index": Fault(
-        "More like this thinks before it answers. The answers are as good as ever.", _prepare_index, _drop_index, _back_index,
+        "More like this thinks before it answers. The answers are as good as ever.", "how a query finds its rows",
+        _prepare_index, _drop_index, _back_index,
         "the index behind `similar` was dropped; without it every vector is compared.",
         "a check that an index is there and read (pg_stat_user_indexes), after each migration and restore."),
     "bloated-table": Fault(
-        "The nightly backup takes several times as long as last week, and nobody has added a track.",
+        "The nightly backup takes several times as long as last week, and nobody has added a track.", "what a table keeps",
         _prepare_bloat, _bloat, _back_bloat,
         "autovacuum was off for track_genres, and every row was written many times: most of the table is dead rows.",
         "dead rows beside live ones and the time of the last autovacuum (pg_stat_user_tables), and size per row."),
@@ -189,11 +191,12 @@ FAULTS = {
 # %% ../../nbs/performance/38_faults.ipynb #587129b7
 FAULTS |= {
     "cold-cache": Fault(
-        "I ask the same thing twice, and the second time takes as long as the first.", _prepare_cache, _fill_cache, _back_cache,
+        "I ask the same thing twice, and the second time takes as long as the first.", "what memory is for",
+        _prepare_cache, _fill_cache, _back_cache,
         "Valkey was full of another team's keys without a TTL, which volatile-lru must not evict: new answers were refused.",
         "used_memory beside maxmemory, keys without a TTL, refused writes; and the hit rate, which users feel last."),
     "idle-transaction": Fault(
-        "Searching works. Saving a change to a track does not: it waits, then gives up.",
+        "Searching works. Saving a change to a track does not: it waits, then gives up.", "who holds what",
         _prepare_session, _open_session, _back_session,
         "a session had taken a lock on tracks, and then sat idle in its transaction.",
         "the age of the oldest open transaction (pg_stat_activity), and idle_in_transaction_session_timeout."),
