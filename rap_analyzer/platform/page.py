@@ -54,7 +54,7 @@ async function get(url) {
 }
 function row(hit) {
   const li = make("li"), b = make("button"), score = make("span", hit.score.toFixed(3));
-  b.append(make("b", hit.title), make("small", hit.artist + " \\u00b7 " + hit.genre));
+  b.append(make("b", hit.title), make("small", [hit.artist, hit.genre].filter(Boolean).join(" \\u00b7 ")));
   b.onclick = () => { location.hash = hit.track_id }; score.title = "cosine similarity"; li.append(b, score); return li; }
 function tell(now, said, rows) { at("#now").textContent = now; at("#said").textContent = said; at("ol").replaceChildren(...rows) }
 let latest = 0; async function show() {
@@ -63,9 +63,9 @@ let latest = 0; async function show() {
   const both = ["/api/tracks/" + asked, "/api/tracks/similar?k=10&track_id=" + asked].map(get);
   const [now, said, rows] = await Promise.all(both).then(([[t], [found, ms]]) => [
     "Like \\u201c" + t.title + "\\u201d by " + t.artist,
-    ms ? "The server took " + ms[1] + " ms for these." : "", found.hits.map(row)]).catch(e => ["", e.message, []]);
-  if (mine === latest) tell(now, said, rows);
-}
+    found.note || (ms ? "By model " + found.model_id + ", in " + ms[1] + " ms." : ""), found.hits.map(row)
+  ]).catch(e => ["", e.message, []]);
+  if (mine === latest) tell(now, said, rows); }
 at("form").onsubmit = e => { e.preventDefault(); const h = "#" + at("#id").value.trim();
   if (h === location.hash) show(); location.hash = h };
 addEventListener("hashchange", show); show();

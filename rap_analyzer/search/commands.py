@@ -23,6 +23,7 @@ from ..music import commands as music_commands
 
 if TYPE_CHECKING:
     from rap_analyzer.music.catalog import Track
+    from rap_analyzer.search.filters import Filter
     from rap_analyzer.search.index import Hit
     from rap_analyzer.search.ingest import Report
     from rap_analyzer.search.store import Store
@@ -44,17 +45,21 @@ Genre = Annotated[str, typer.Option(help="One of the track's genres.")]
 Mood = Annotated[str, typer.Option(help="The track's mood.")]
 Bpm = Annotated[str, typer.Option(help="Beats a minute: 80-100, 80-, -100 or 95.", metavar="LO-HI")]
 Year = Annotated[str, typer.Option(help="1990-1999, 2010-, -1995 or 2012.", metavar="LO-HI")]
-Artist = Annotated[str, typer.Option(help="The whole name of the artist.")]
+Artist = Annotated[str, typer.Option(help="The whole name of one of its artists.")]
 
 
-def list_hits(store: "Store", hits: list["Hit"], as_json: bool, nothing: str = "nothing fits") -> None:
-    "Hits with their titles, a line each."
-    tracks = store.tracks([h.track_id for h in hits])
-    rows = [{**h._asdict(), "score": round(h.score, 6), "title": t.title, "artist": t.artist, "genres": list(t.genres)}
+def list_hits(store: "Store", hits: list["Hit"], as_json: bool, where: "Filter | None" = None, model: str = "") -> None:
+    "Hits with their titles, a line each; where there are none, what there is."
+    from rap_analyzer.search.filters import explain_nothing
+    tracks, more = store.tracks([h.track_id for h in hits]), {"model_id": model} if model else {}
+    rows = [{**h._asdict(), "score": round(h.score, 6), "title": t.title, "artist": t.artist, "genres": list(t.genres), **more}
             for h, t in zip(hits, tracks, strict=True)]
-    lines = [f"{r['track_id']:>8}  {r['score']:.3f}  {r['title']} · {r['artist']} ({', '.join(r['genres'])}) [{r['why']}]"
+    lines = [f"{r['track_id']:>8}  {r['score']:.3f}  {r['title']} · {r['artist']} ({', '.join(r['genres']) or '-'}) [{r['why']}]"
              for r in rows]
-    head = "   track  score  (scores compare within one [way of finding])"
+    head = "   track  score  (scores compare within one [way of finding])" + (f"; sound by model {model}" if model else "")
+    if rows and {h.why for h in hits} == {"a similar name"}: head = "no track has these words; similar names:\n" + head
+    nothing = "" if rows else explain_nothing(store, where) or "nothing fits"
+    if nothing and as_json: typer.echo(nothing, err=True)
     show(rows, as_json, "\n".join([head, *lines]) if lines else nothing)
 
 # %% ../../nbs/performance/85_commands.ipynb #a65257aa
@@ -66,16 +71,17 @@ def similar(
     track_id: Annotated[int, typer.Argument(help="A track's id.")],
     k: K,
     ef: Annotated[int | None, typer.Option(help="Search width: more finds more, slower.")] = None,
-    model: Annotated[str | None, typer.Option(help="Which embeddings: heard-1 (your songs), csv-features-1 (imported).")] = None,
+    model: Annotated[str | None, typer.Option(help="Which embeddings; default: those the track has.")] = None,
     genre: Genre = "", mood: Mood = "", bpm: Bpm = "", year: Year = "", artist: Artist = "",
     json_: AsJson = False,
 ) -> None:
-    "The tracks most similar to one."
-    from rap_analyzer.search.filters import filtered, read_filter
+    "The tracks most similar to one: of the catalog, from a CSV, or from a file of yours."
+    from rap_analyzer.search.filters import choose_model, find_similar, read_filter
     from rap_analyzer.search.store import default_store
     store, where = default_store(), read_filter(genre, mood, bpm, year, artist)
+    model = model or choose_model(store, track_id)
     if model in PREPARE: PREPARE[model](store)
-    list_hits(store, filtered(track_id, k, where, ef, store, **({"model_id": model} if model else {})), json_)
+    list_hits(store, find_similar(track_id, k, where, ef, store, model).hits, json_, where, model)
 
 # %% ../../nbs/performance/85_commands.ipynb #309e7ff7
 @app.command()
@@ -87,11 +93,13 @@ def search(
     json_: AsJson = False,
 ) -> None:
     "Tracks by their words: title, artist, genres, mood, lyrics."
-    from rap_analyzer.search.filters import read_filter
-    from rap_analyzer.search.fulltext import find, hybrid
+    from rap_analyzer.search.filters import choose_model, read_filter
+    from rap_analyzer.search.fulltext import find, find_like
     from rap_analyzer.search.store import default_store
     store, where = default_store(), read_filter(genre, mood, bpm, year, artist)
-    list_hits(store, find(text, k, where, store) if like is None else hybrid(text, like, k, where, store), json_)
+    model = "" if like is None else choose_model(store, like)
+    if model in PREPARE: PREPARE[model](store)
+    list_hits(store, find_like(text, like, k, where, store)[1] if model else find(text, k, where, store), json_, where, model)
 
 # %% ../../nbs/performance/85_commands.ipynb #3f163a6a
 def import_csv(file: Path, column: list[str] | None, source: str, encoding: str | None, from_line: int) -> "Report":

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIMILARITY', 'TEXT_MOST', 'WORDS_MOST', 'MARKS', 'SIGN', 'DEEP', 'NEAR', 'ndcg', 'places', 'fuse', 'NoWord', 'terms',
            'squeezed', 'written_together', 'signs', 'tsquery', 'select_words', 'explain_words', 'select_names',
-           'select_titles', 'select_in_turn', 'find', 'afind', 'hybrid', 'ahybrid']
+           'select_titles', 'select_in_turn', 'find', 'afind', 'hybrid', 'ahybrid', 'find_like', 'afind_like']
 
 # %% ../../nbs/performance/25_fulltext.ipynb #615b64e3
 import asyncio
@@ -18,10 +18,10 @@ from pgvector import HalfVector
 
 from ..music.catalog import MODEL_ID, Track
 from .copy import bad_text
-from .filters import PARAMETERS, Filter, afiltered, filtered
+from .filters import PARAMETERS, Filter, afiltered, at_most, choose_model, filtered
 from .index import Hit, check_k, check_model, check_vector
 from .sessions import Query
-from .store import Store, default_store
+from .store import NoEmbedding, Store, default_store
 
 # %% ../../nbs/performance/25_fulltext.ipynb #0f1b5c9f
 def ndcg(
@@ -231,7 +231,8 @@ def hybrid(
     store, words, k = store or default_store(), terms(text), check_k(k)
     x = _vector(like, store, check_model(model_id))
     found = store.query(select_words(words, DEEP, where, some=True))
-    near = filtered(like, max(NEAR, k), where, store=store, model_id=model_id)
+    most = at_most(store, max(NEAR, k), model_id)
+    near = filtered(like, most, where, store=store, model_id=model_id) if most > 0 else []
     exact = dict(store.query(_select_similarity(x, found, model_id)))
     return _blend(found, near, exact, k, getattr(like, "id", like) if not isinstance(like, np.ndarray | list | tuple) else None)
 
@@ -240,7 +241,7 @@ def _select_similarity(x: np.ndarray, found: Sequence[tuple[int, float]], model_
     "The exact similarity of some tracks."
     return Query(SIMILARITY, (HalfVector(x), model_id, [i for i, _ in found]))
 
-
+# %% ../../nbs/performance/25_fulltext.ipynb #7455f98d
 async def ahybrid(text: str, like: int, k: int = 10, where: Filter | None = None, *, store: Store) -> list[Hit]:
     "`hybrid` with a liked track's id, without blocking the event loop."
     words, k = terms(text), check_k(k)
@@ -248,3 +249,18 @@ async def ahybrid(text: str, like: int, k: int = 10, where: Filter | None = None
     found = await store.aquery(select_words(words, DEEP, where, some=True))
     near = await afiltered(like, max(NEAR, k), where, store=store)
     return _blend(found, near, dict(await store.aquery(_select_similarity(x, found, MODEL_ID))), k, like)
+
+# %% ../../nbs/performance/25_fulltext.ipynb #4f3ec314
+def find_like(
+    text: str, like: int, k: int = 10, where: Filter | None = None, store: Store | None = None,  # as for `hybrid`
+) -> tuple[str, list[Hit]]:  # the model by which the sound was compared, and the hits
+    "Words and the sound of any track of yours, by the model that it has."
+    store = store or default_store()
+    model = choose_model(store, like)
+    return model, hybrid(text, like, k, where, store, model)
+
+
+async def afind_like(text: str, like: int, k: int = 10, where: Filter | None = None, *, store: Store) -> tuple[str, list[Hit]]:
+    "`find_like`, without blocking the event loop."
+    try: return MODEL_ID, await ahybrid(text, like, k, where, store=store)
+    except NoEmbedding: return await asyncio.to_thread(find_like, text, like, k, where, store)

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..core import settings
 from ..music.catalog import Track
 from ..web import RequestModel, answer_from_cache, describe_errors, time_database, wait_at_most
-from .filters import Filter, afiltered, range_pattern, read_filter
-from .fulltext import afind, ahybrid
+from .filters import Filter, afind_similar, explain_nothing, range_pattern, read_filter
+from .fulltext import afind, afind_like
 from .index import Hit
 from .load import COMPONENTS
 from .profile import profile
@@ -78,14 +78,18 @@ class SimilarOut(BaseModel):
     "The tracks most similar to one, nearest first."
     track_id: int
     k: int
+    model_id: str = Field("", description="The embeddings that were compared: scores of two models do not compare.")
     hits: list[HitOut]
+    note: str = Field("", description="What there is, where nothing was found.")
 
 
 class SearchOut(BaseModel):
     "The tracks found, best first."
     q: str
     k: int
+    model_id: str | None = Field(None, description="With a liked track: the embeddings by which its sound was compared.")
     hits: list[HitOut]
+    note: str = Field("", description="That the names are only similar; or what there is, where nothing was found.")
 
 # %% ../../nbs/performance/90_routes.ipynb #57b24110
 class TrackOut(BaseModel):
@@ -131,9 +135,11 @@ async def similar_tracks(request: Request, asked: Annotated[SimilarQuery, Query(
     "The k most similar tracks, nearest first."
     where, store = asked.where(), request.app.state.store
     async def answer() -> SimilarOut:
-        try: hits = await time_database(request, afiltered(asked.track_id, asked.k, where, asked.ef, store=store))
+        try: model, hits = await time_database(request, afind_similar(asked.track_id, asked.k, where, asked.ef, store=store))
         except ValueError as e: raise HTTPException(422, str(e)) from None
-        return SimilarOut(track_id=asked.track_id, k=asked.k, hits=await describe_hits(request, hits, asked.titles))
+        note = "" if hits else await asyncio.to_thread(explain_nothing, store, where)
+        found = await describe_hits(request, hits, asked.titles)
+        return SimilarOut(track_id=asked.track_id, k=asked.k, model_id=model, hits=found, note=note)
     return await answer_from_cache(request, asked, SimilarOut, answer)
 
 # %% ../../nbs/performance/90_routes.ipynb #4ada8742
@@ -143,11 +149,13 @@ async def search_tracks(request: Request, asked: Annotated[SearchQuery, Query()]
     where, store = asked.where(), request.app.state.store
     async def answer() -> SearchOut:
         try:
-            if asked.like is None: work = afind(asked.q, asked.k, where, store=store)
-            else: work = ahybrid(asked.q, asked.like, asked.k, where, store=store)
-            hits = await time_database(request, work)
+            if asked.like is None: model, hits = None, await time_database(request, afind(asked.q, asked.k, where, store=store))
+            else: model, hits = await time_database(request, afind_like(asked.q, asked.like, asked.k, where, store=store))
         except ValueError as e: raise HTTPException(422, str(e)) from None
-        return SearchOut(q=asked.q, k=asked.k, hits=await describe_hits(request, hits, asked.titles))
+        note = "similar names" if hits and {h.why for h in hits} == {"a similar name"} else ""
+        if not hits: note = await asyncio.to_thread(explain_nothing, store, where)
+        found = await describe_hits(request, hits, asked.titles)
+        return SearchOut(q=asked.q, k=asked.k, model_id=model, hits=found, note=note)
     return await answer_from_cache(request, asked, SearchOut, answer)
 
 # %% ../../nbs/performance/90_routes.ipynb #a0754edd
