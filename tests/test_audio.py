@@ -167,7 +167,7 @@ LOUD = np.stack([tone(6) + 0.1 * np.random.default_rng(7).standard_normal(6 * SR
 
 
 def header(data, **fields):
-    "A FLAC file with other facts in its first page."
+    "A FLAC file with other facts in its header."
     bits = int.from_bytes(data[18:26], "big")  # rate 20, channels 3, bits 5, samples 36
     if "total" in fields: bits = bits >> 36 << 36 | fields["total"]
     if "depth" in fields: bits = bits & ~(31 << 36) | (fields["depth"] - 1) << 36
@@ -204,7 +204,7 @@ def test_a_flac_that_does_not_know_its_length_is_read_whole():
 
 @pytest.mark.parametrize("depth", [12, 20, 32])
 def test_a_flac_of_other_depths(depth):
-    "The first page says so many bits; the frames of this one say 24, and they are believed."
+    "The header says so many bits; the frames of this one say 24, and they are believed."
     whole = encoded(LOUD, kind="FLAC", subtype="PCM_24")
     assert (load(header(whole, depth=depth)).samples == load(whole).samples).all()
 

@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import zipfile
 from functools import lru_cache
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ from rap_analyzer.music.tags import (
 )
 from rap_analyzer.music.weights import cache_folder, fetch_network, fetch_package, find_converted, load_session
 
-FETCH = """import sys; from pathlib import Path; from rap_analyzer.music.weights import fetch_network
+FETCH = """import sys; from hashlib import sha256
+from pathlib import Path; from rap_analyzer.music.weights import fetch_network
 print(fetch_network('msd', Path(sys.argv[1])))"""
 
 
@@ -105,6 +107,11 @@ def test_a_damaged_file_is_made_again_without_network(mirror, tmp_path, wheel):
         file.write_bytes(damaged)
         assert find_converted("msd", tmp_path) is None
         assert fetch_network("msd", tmp_path).read_bytes() == whole
+    forged = tmp_path / f"msd-2-{sha256(b'forged').hexdigest()[:16]}.onnx"
+    forged.write_bytes(b"forged")
+    file.unlink()
+    assert find_converted("msd", tmp_path) is None and not forged.exists(), "a file was checked against its own name"
+    fetch_network("msd", tmp_path)
     (tmp_path / "musicnn.whl").write_bytes(b"PK")
     file.unlink()
     with pytest.raises(LabError, match="connect once"): fetch_network("msd", tmp_path)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'WHEEL_SHA256', 'MODELS', 'DOWNLOAD_LIMIT_S', 'PATCH', 'BANDS', 'OUTPUTS', 'Weights', 'DEAD_BELOW',
-           'PADDING', 'RETRY_S', 'explain_failure', 'verify_hash', 'download', 'cache_folder', 'lock_folder',
-           'fetch_package', 'read_varint', 'read_fields', 'read_entries', 'read_tensor', 'read_checkpoint',
-           'load_weights', 'Graph', 'layer_name', 'fold_batch_norm', 'read_layer', 'per_channel', 'add_front_end',
-           'add_middle', 'convert', 'find_converted', 'fetch_network', 'load_session']
+           'PADDING', 'CONVERTED', 'RETRY_S', 'explain_failure', 'verify_hash', 'download', 'cache_folder',
+           'lock_folder', 'fetch_package', 'read_varint', 'read_fields', 'read_entries', 'read_tensor',
+           'read_checkpoint', 'load_weights', 'Graph', 'layer_name', 'fold_batch_norm', 'read_layer', 'per_channel',
+           'add_front_end', 'add_middle', 'convert', 'find_converted', 'fetch_network', 'load_session']
 
 # %% ../../nbs/analyzer/28_weights.ipynb #5a0c2e14
 import struct
@@ -274,14 +274,18 @@ def convert(
     return graph.serialize()
 
 # %% ../../nbs/analyzer/28_weights.ipynb #0c4b2b9c
+CONVERTED = {"msd": "f89f990685c6616443ea40c5c9039cf12e02384160edb26b40b10d895e2ced56",
+             "mtt": "80dcfb3294d16e2c75e893b7c3a14e4e2587da0b6ff96644167ec4240cef1cc9"}  # sha256 of what `convert` makes
+
+
 def find_converted(model: str, folder: Path) -> Path | None:
-    "The converted network, if it is there and undamaged; what is damaged is taken away."
+    "The converted network, if it is there and has the pinned hash, whatever its name; anything else is taken away."
     for file in folder.glob(f"{model}-2-*.onnx"):
-        if sha256(file.read_bytes()).hexdigest().startswith(file.stem.rpartition("-")[2]): return file
-        file.unlink(missing_ok=True)
+        if sha256(file.read_bytes()).hexdigest() == CONVERTED[model]: return file
+        file.unlink(missing_ok=True)  # damaged, exchanged, or made by another arithmetic: half a second makes it again
     return None
 
-
+# %% ../../nbs/analyzer/28_weights.ipynb #28a0c001
 def fetch_network(
     model: str = "msd",  # or mtt
     cache: Path | None = None,  # another folder than the user's cache
