@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from rap_analyzer.app import create_app
-from rap_analyzer.core import LabError
+from rap_analyzer.core import LabError, settings
 from rap_analyzer.lab import Lab
 from rap_analyzer.ledger import record
 from rap_analyzer.music import catalog
@@ -234,9 +234,10 @@ def test_home_page_escapes_titles_and_loads_nothing(get, store):
     r = get("/")
     assert r.headers["content-type"].startswith("text/html") and html.escape(NASTY) in r.text
     assert NASTY not in r.text and "<img" not in r.text and r.text.count("<script>") == 1
-    assert not re.search(r"(?:src|href|action)\s*=\s*[\"']?(?:https?:)?//|url\(|@import|innerHTML|\son\w+=\"", r.text)
+    assert not re.search(r"(?:src|href|action)\s*=\s*[\"']?(?:https?:)?//(?!127\.0\.0\.1[:/])|url\(|@import|innerHTML|\son\w+=\"", r.text)
     assert get("/api/tracks/0").json()["title"] == NASTY  # the API gives it unchanged; the page's script sets it as text
     for path in re.findall(r'href="(/[^"]*)"', r.text): assert get(path).status_code == 200
+    assert f'href="http://127.0.0.1:{settings().jupyter.port}/lab"' in r.text  # a link on this machine: it loads nothing
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

@@ -14,7 +14,7 @@ from base64 import b64encode
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from ..core import LabError, shell_command
+from ..core import LabError, settings, shell_command
 from ..runs import last
 from ..search.routes import fetch_tracks
 from ..search.store import Store
@@ -55,17 +55,24 @@ async function get(url) {
 function row(hit) {
   const li = make("li"), b = make("button"), score = make("span", hit.score.toFixed(3));
   b.append(make("b", hit.title), make("small", [hit.artist, hit.genre].filter(Boolean).join(" \\u00b7 ")));
-  b.onclick = () => { location.hash = hit.track_id }; score.title = "cosine similarity"; li.append(b, score); return li; }
+  b.onclick = () => { location.hash = hit.track_id }; score.title = hit.why; li.append(b, score); return li; }
 function tell(now, said, rows) { at("#now").textContent = now; at("#said").textContent = said; at("ol").replaceChildren(...rows) }
-let latest = 0; async function show() {
-  const id = decodeURIComponent(location.hash.slice(1)), asked = encodeURIComponent(id), mine = ++latest;
+async function find(id, asked) {
+  const ways = /^[0-9]+$/.test(id) ? ["similar?k=10&track_id=" + asked, asked] : ["search?k=10&q=" + asked];
+  const [[found, ms], of] = await Promise.all(ways.map(way => get("/api/tracks/" + way)));
+  const now = of ? "Like \\u201c" + of[0].title + "\\u201d by " + of[0].artist : "Found by words or names: " + found.hits.length;
+  const by = found.model_id ? "By model " + found.model_id + ", in " : "In ";
+  return [now, found.note || (ms ? by + ms[1] + " ms." : ""), found.hits.map(row)];
+}
+"""
+
+# %% ../../nbs/platform/30_page.ipynb #e596f233
+SCRIPT += """let latest = 0; async function show() {
+  const id = decodeURIComponent(location.hash.slice(1)), mine = ++latest;
   if (!id) return; at("#id").value = id; at("#said").textContent = "Asking\\u2026";
-  const both = ["/api/tracks/" + asked, "/api/tracks/similar?k=10&track_id=" + asked].map(get);
-  const [now, said, rows] = await Promise.all(both).then(([[t], [found, ms]]) => [
-    "Like \\u201c" + t.title + "\\u201d by " + t.artist,
-    found.note || (ms ? "By model " + found.model_id + ", in " + ms[1] + " ms." : ""), found.hits.map(row)
-  ]).catch(e => ["", e.message, []]);
-  if (mine === latest) tell(now, said, rows); }
+  const answer = await find(id, encodeURIComponent(id)).catch(e => ["", e.message, []]);
+  if (mine === latest) tell(...answer);
+}
 at("form").onsubmit = e => { e.preventDefault(); const h = "#" + at("#id").value.trim();
   if (h === location.hash) show(); location.hash = h };
 addEventListener("hashchange", show); show();
@@ -85,12 +92,12 @@ def make_page(title: str, body: str, script: str = "") -> HTMLResponse:
 
 # %% ../../nbs/platform/30_page.ipynb #ab5ca8b1
 HOME = """<main><h1>Which tracks are like this one?</h1>
-<p class="soft">A synthetic catalog, and the nearest neighbours of one of its tracks. Type a number, or start with one of these.</p>
+<p class="soft">A synthetic catalog. Type the number of a track, or words of one; or start with one of these.</p>
 <p class="starts">{starts}</p>
-<form><label for="id">Track number<input id="id" inputmode="numeric" autocomplete="off" required></label>
-<button>Find similar</button></form><h2 id="now"></h2><p id="said" role="status" class="soft"></p><ol></ol>
+<form><label for="id">Track number or words<input id="id" autocomplete="off" maxlength="200" required></label>
+<button>Find</button></form><h2 id="now"></h2><p id="said" role="status" class="soft"></p><ol></ol>
 <noscript><p>This page needs JavaScript. <a href="/docs">The service itself</a> does not.</p></noscript></main>
-<footer><p class="soft">{proof}</p><nav><a href="/docs">What can be asked</a><a href="/metrics">Metrics</a>
+<footer><p class="soft">{proof}</p><nav>{course}<a href="/docs">What can be asked</a><a href="/metrics">Metrics</a>
 <a href="/health/ready">Health</a></nav></footer>"""
 
 # %% ../../nbs/platform/30_page.ipynb #3c18221d
@@ -110,7 +117,9 @@ async def home(request: Request) -> HTMLResponse:
     except (LabError, TimeoutError): first = []
     starts = " ".join(f'<a href="#{t.id}">{html.escape(t.title)}</a>' for t in first)
     said = await asyncio.to_thread(cite_measurement, request.app.state.store)
-    return make_page("Which tracks are like this one?", HOME.format(starts=starts, proof=html.escape(said)), SCRIPT)
+    here = request.url.hostname in ("127.0.0.1", "localhost")
+    course = f'<a href="http://{request.url.hostname}:{settings().jupyter.port}/lab">The course</a>' if here else ""
+    return make_page("Which tracks are like this one?", HOME.format(starts=starts, proof=html.escape(said), course=course), SCRIPT)
 
 # %% ../../nbs/platform/30_page.ipynb #34acaeb2
 @router.get("/docs", include_in_schema=False)
