@@ -347,6 +347,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'rap_analyzer.learn.judge.wrap': ('lab/judge.html#wrap', 'rap_analyzer/learn/judge.py')},
             'rap_analyzer.learn.messages': { 'rap_analyzer.learn.messages.load_translation': ( 'lab/messages.html#load_translation',
                                                                                                'rap_analyzer/learn/messages.py'),
+                                             'rap_analyzer.learn.messages.strip_markdown': ( 'lab/messages.html#strip_markdown',
+                                                                                             'rap_analyzer/learn/messages.py'),
                                              'rap_analyzer.learn.messages.words': ( 'lab/messages.html#words',
                                                                                     'rap_analyzer/learn/messages.py')},
             'rap_analyzer.learn.notebook': { 'rap_analyzer.learn.notebook.Cell': ( 'lab/notebook.html#cell',

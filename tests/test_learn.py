@@ -67,6 +67,26 @@ def test_from_start_to_pass_on_the_command_line(home):
     assert next(r for r in rows if r["id"] == ID)["state"] == "pass"
 
 
+def test_the_list_says_what_one_would_choose_by(home):
+    rows = {r["id"]: r for r in json.loads(rap("list", "--json").stdout)}
+    lines = {line.split()[0]: line for line in rap("list").stdout.splitlines()}
+    assert set(lines) == set(rows) and rows["15.1"]["difficulty"] == 3 and rows["15.1"]["topic"]
+    for id, r in rows.items():
+        assert f"{r['minutes']} min" in lines[id] and r["topic"] in lines[id] and r["title"] in lines[id]
+        assert ("easy", "medium", "hard")[r["difficulty"] - 1] in lines[id] and not set("*`") & set(lines[id])
+
+
+def test_a_terminal_is_shown_no_markdown(home):
+    copies.start("15.1")
+    file = copies.copy_of("15.1")
+    nb = json.loads(file.read_text(encoding="utf-8"))
+    cell = next(c for c in nb["cells"] if "".join(c["source"]).startswith("#| task"))
+    cell["source"] = "#| task 15.1\ndef rhymes(a, b): return a['spelling'][-2:] == b['spelling'][-2:]"
+    file.write_text(json.dumps(nb), encoding="utf-8")
+    shown, kept = rap("check", "15.1").stdout, json.loads(rap("check", "15.1", "--json").stdout)
+    assert "*love*" in kept["checks"][-1]["message"] and "love and move" in " ".join(shown.split()) and "*" not in shown
+
+
 @pytest.mark.parametrize("words, says", [
     (("check", "99.9"), "there is no exercise '99.9'; there are: 11.1, 13.1"), (("start", ""), "there is no exercise"),
     (("check", ID, "--notebook", "nowhere.ipynb"), "there is no notebook nowhere.ipynb"),
@@ -303,7 +323,7 @@ def test_an_update_keeps_what_the_learner_wrote(home):
     mine["cells"][1]["source"] = "an older story"
     mine["cells"].append(mine["cells"][-1] | {"id": "own", "source": "my = 1"})
     base.write_text(json.dumps(was)), file.write_text(json.dumps(mine))
-    assert "brought up to date" in copies.start(ID)
+    assert "up to date" in copies.start(ID)
     now = json.loads(file.read_text())
     assert now["cells"][-1]["source"] == "my = 1" and "an older story" not in json.dumps(now)
     assert course.check(ID).state == "pass"

@@ -17,7 +17,7 @@ from functools import partial
 
 from .answers import differs, harmless, short
 from .feedback import Check, Memo, answers_of, describe_misconception, explain_by_rules, question, rival_answers
-from .messages import words
+from .messages import strip_markdown, words
 from .notebook import ONLY_JUPYTER, find_names, same_code
 from .sandbox import Outcome, run_apart, run_behind, why
 from .task import Exercise, space_of
@@ -41,8 +41,8 @@ class Verdict:
 
     def __repr__(self) -> str:
         lines = [f"{self.id}  {words('state.' + self.state)}"]
-        for c in self.checks: lines += [f"  {'ok ' if c.ok else 'no '} {c.name}", *(f"      {x}" for x in wrap(c.message))]
-        return "\n".join(lines + [f"  {x}" for x in wrap(self.note)] + self.trace.splitlines())
+        for c in self.checks: lines += [f"  {'ok ' if c.ok else 'no '} {c.name}", *(f"      {x}" for x in wrap(strip_markdown(c.message)))]
+        return "\n".join(lines + [f"  {x}" for x in wrap(strip_markdown(self.note))] + self.trace.splitlines())
 
     def _repr_html_(self) -> str: return verdict_html(self)
 

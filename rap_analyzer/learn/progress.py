@@ -19,7 +19,7 @@ from ..core import LabError, settings
 from .copies import copy_of, short_path
 from .course import find_notebook
 from .journal import events, standing
-from .messages import words
+from .messages import strip_markdown, words
 from .task import Exercise, exercises
 
 # %% ../../nbs/lab/66_progress.ipynb #2b13608d
@@ -53,17 +53,23 @@ def next_exercise(path: str | None = None, home: Path | None = None) -> Exercise
 # %% ../../nbs/lab/66_progress.ipynb #d1d04004
 def overview(home: Path | None = None) -> list[dict]:  # one for each exercise
     "Every exercise and where the learner stands."
-    happened = events(home)
-    return [{"id": e.id, "title": e.title, "minutes": e.minutes, "measured": e.measured, "slug": e.slug,
+    happened, book = events(home), read_book()
+    def topic(id: str) -> str: return owner.topic if (owner := book.of_exercise(id)) else ""
+    return [{"id": e.id, "title": strip_markdown(e.title), "topic": topic(e.id), "minutes": e.minutes, "difficulty": e.difficulty,
+             "measured": e.measured, "slug": e.slug,
              **{k: v for k, v in asdict(standing(e.id, happened)).items() if k not in ("id", "signs")}} for e in exercises()]
 
 
 def overview_text(rows: Sequence[dict]) -> str:
-    "The overview for a terminal."
+    "The overview for a terminal: number, question, topic, minutes, difficulty, state."
+    wide = {k: max((len(r[k]) for r in rows), default=0) for k in ("title", "topic")}
     def said(r: dict) -> str:
         counts = [f"{what} {r[what]}" for what in ("attempts", "hints") if r[what]]
         return ", ".join([words("state." + r["state"]), *counts, *["solution seen"] * r["revealed"]])
-    return "\n".join(f"{r['id']:>5}  {r['title']:<62.62}  {said(r)}" for r in rows)
+    def line(r: dict) -> str:
+        about = f"{r['topic']:<{wide['topic']}}  {r['minutes']:>2} min  {words('difficulty.' + str(r['difficulty'])):<6}"
+        return f"{r['id']:>5}  {r['title']:<{wide['title']}}  {about}  {said(r)}"
+    return "\n".join(map(line, rows))
 
 # %% ../../nbs/lab/66_progress.ipynb #893af45b
 class Guessed(NamedTuple):

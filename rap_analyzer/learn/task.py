@@ -56,6 +56,7 @@ class Exercise:
     feedback: dict[str, dict[str, str]]  # misconception -> its words, and the smallest experiment
     wrong: dict[str, tuple[str, str]]  # name -> misconception, code
     minutes: int = 5
+    difficulty: int = 2  # 1 (the step is in the chapter) to 3 (several ideas have to meet)
     budget_s: float = 10
     measured: bool = False
     drawn: bool = False  # each try has a case of its own: the checker's `show(seed)` tells it, `judge` knows the learner's last try

@@ -74,6 +74,7 @@ def lint(ex: Exercise) -> list[str]:  # one sentence each
         if set(ex.feedback.get(belief, ())) != {"belief", "experiment"}:
             found.append(f"wrong answer {name!r}: `feedback` has to hold a `belief` and an `experiment` for {belief!r}")
     if not ex.title.endswith("?"): found.append("its title has to ask")
+    if ex.difficulty not in (1, 2, 3): found.append("its difficulty has to be 1, 2 or 3")
     if not 0 < ex.budget_s <= 60 or not 0 < ex.minutes <= 60: found.append("budget_s and minutes have to be from 1 to 60")
     if f"{ex.slug[:2]}." != ex.id[:3]: found.append(f"its id {ex.id} does not begin with the number of its file")
     return found
