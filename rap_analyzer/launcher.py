@@ -54,7 +54,8 @@ def serve(port: Annotated[int | None, typer.Option(help="Default: \\[api] port."
     cfg = settings().api
     share(settings().home)
     port = check_port("api", port or cfg.port)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)         # of a lost connection our own line speaks
     uvicorn.run(create_app(default_store()), host=cfg.host, port=port, log_level="warning", timeout_graceful_shutdown=5,
                 http=listener())
 
@@ -95,13 +96,14 @@ def measure_first(guess: float | None) -> dict:  # what bench returned
 # %% ../nbs/assembly/80_launcher.ipynb #e5955f44
 def summarize(result: dict, guess: float | None) -> str:  # several lines
     "The table, and the one sentence that matters."
-    from rap_analyzer.search.bench import ratios, table
-    speedup = ratios(result)["speedup"]
+    from rap_analyzer.search.bench import doubts, ratios, table
+    speedup, (low, high) = ratios(result)["speedup"], result["speedup_range"]
     size = f"{result['tracks']:,} tracks (synthetic), 10 neighbours"
     lines = ["", table(result), "", f"measured {result['measured_at']} on this machine: {size}"]
     share = next(r["recall"] for r in result["rows"] if r["method"] == "hnsw_halfvec")
-    lines += [f"The obvious query takes {speedup:.0f} times as long as similar(), "
+    lines += [f"The obvious query takes {speedup:.0f} times as long as similar() (eight of ten rounds: {low:.0f} to {high:.0f}), "
               f"which finds {100 * share:.1f} of 100 true neighbours."]
+    if why := doubts(result): lines += [f"Do not trust that ratio yet: {'; '.join(why)}. Close other programs and measure again."]
     if guess: lines += [f"You guessed {guess:g}: off by a factor of {max(guess, speedup) / min(guess, speedup):.1f}."]
     return "\n".join(lines)
 

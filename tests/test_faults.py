@@ -42,6 +42,14 @@ def kill_all(lab: Lab) -> None:
     time.sleep(0.3)
 
 
+def until(condition, wait_s: float = 60) -> None:
+    "Wait until something holds."
+    end = time.monotonic() + wait_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("strange", ["a path with spaces", "Кириллица и пробел", "long-" + "x" * 120])
 def test_strange_homes(tmp_path, strange, monkeypatch):
     monkeypatch.setenv("LC_ALL", "C")
@@ -183,8 +191,9 @@ def test_the_next_call_after_a_kill(own):
     listeners = [threading.Thread(target=listen) for _ in range(4)]
     for t in listeners:
         t.start()
-    time.sleep(0.5)
+    until(lambda: len(done) > 20)
     kill_all(own)
+    until(lambda: failed)
     own.up()
     assert similar(7, store=store) == before
     stop.set()

@@ -12,6 +12,7 @@ import pytest
 
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.decide.adr import decisions, export
+from rap_analyzer.search.bench import doubts, held
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
@@ -34,7 +35,44 @@ def test_it_measures_and_holds(first):
     assert set(rows["hnsw_halfvec"]) >= {"method", "k", "ef", "recall", "p50_ms", "p95_ms", "build_s", "index_mb", "plan"}
     assert all(r["recall"] >= 0.99 for r in rows.values())
     assert rows["hnsw_halfvec"]["n"] >= 500 and rows["exact_vector"]["n"] >= 30
+    low, high = result["speedup_range"]
+    assert 0 < low <= high and result["others"] >= 0
+    assert low <= 1.5 * rows["exact_vector"]["p50_ms"] / rows["hnsw_halfvec"]["p50_ms"]
+    assert f"eight of ten rounds: {low:.0f} to {high:.0f}" in done.stdout
+    assert bool(doubts(result)) == ("Do not trust that ratio yet" in done.stdout)
     assert "ix_hnsw_halfvec" in rows["hnsw_halfvec"]["plan"] and "ix_" not in rows["exact_vector"]["plan"]
+
+
+def test_the_commands_say_nothing_that_is_not_theirs(first):
+    "What libraries have to say (warnings, loggers) is for us, not for the reader."
+    done, _, _ = first
+    assert all(line.endswith(" ...") for line in done.stderr.splitlines()), done.stderr
+
+
+CALM = {"tracks": 57_000, "others": 0.1, "speedup_range": [300, 400],
+        "rows": [{"method": "exact_vector", "p50_ms": 100, "p95_ms": 150, "recall": 1},
+                 {"method": "bare_psycopg", "p50_ms": .3, "p95_ms": .4, "recall": 1},
+                 {"method": "hnsw_halfvec", "p50_ms": .3, "p95_ms": .5, "recall": .995}]}
+
+
+def with_row(name, **new):
+    return {**CALM, "rows": [{**r, **new} if r["method"] == name else r for r in CALM["rows"]]}
+
+
+@pytest.mark.parametrize("result, says", [
+    (CALM, None), ({**CALM, "others": 1.4}, "1.4 cores busy"), ({**CALM, "speedup_range": [120, 433]}, "between 120 and 433"),
+    (with_row("exact_vector", p95_ms=400), "p95 of the obvious query is 4.0 times"),
+    (with_row("hnsw_halfvec", p95_ms=2), "6.7 times")])
+def test_a_run_that_was_disturbed_says_so(result, says):
+    assert (says is None) == (doubts(result) == []) and (says is None or says in doubts(result)[0])
+    assert held(result) == []
+
+
+@pytest.mark.parametrize("tracks, speedup, holds", [(57_000, 49, False), (57_000, 51, True), (3_000, 5, True),
+                                                    (3_000, 2, False), (100, 0.9, True)])
+def test_the_bound_fits_the_catalog(tracks, speedup, holds):
+    result = {**with_row("exact_vector", p50_ms=.3 * speedup), "tracks": tracks}
+    assert (held(result) == []) == holds
 
 
 def test_similar_on_the_same_lab(first):

@@ -191,3 +191,22 @@ def test_the_note_of_a_lab_that_is_damaged_says_what_to_do(tmp_path):
 
 def test_memory_of_the_servers_is_bounded(lab):
     assert sum(p.memory_full_info().pss for p in family(lab) if not psutil.MACOS) < 400 * 2**20
+
+
+NOISY = """
+import logging, warnings, typer
+from rap_analyzer import cli
+@cli.app.command()
+def noisy():
+    logging.getLogger("some.library").warning("a connection was lost")
+    warnings.warn("this will go away", DeprecationWarning, stacklevel=1), warnings.warn("odd", RuntimeWarning, stacklevel=1)
+    print("done")
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("words, quiet", [(["noisy"], True), (["--debug", "noisy"], False)])
+def test_what_libraries_say_is_shown_on_request(words, quiet):
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONWARNINGS", "RAP_DEBUG")}
+    done = subprocess.run([sys.executable, "-c", NOISY, *words], capture_output=True, text=True, timeout=60, env=env)
+    assert done.stdout == "done\n" and (done.stderr == "") == quiet and ("a connection was lost" in done.stderr) != quiet

@@ -105,6 +105,8 @@ def cite_measurement(store: Store) -> str:
     "What this machine's ledger says about the search, in one sentence."
     try: run = last("search.speedup", store.lab.home)
     except LabError: return f"Nothing is measured on this machine yet: run {shell_command('bench search')}."
+    if run.values.get("doubts"):
+        return f"The last measurement on this machine was disturbed: close other programs and run {shell_command('bench search')}."
     recall = f", at recall {run.recall:.3f}" if "recall" in run.values else ""
     return (f"Measured on this machine: the obvious query takes {run.p50:,.0f} times as long as this search{recall} "
             f"({run.measured_at[:10]}, synthetic catalog).")
