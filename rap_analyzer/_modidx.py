@@ -2387,6 +2387,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'rap_analyzer/search/store.py'),
                                            'rap_analyzer.search.store.Store._merge_embeddings': ( 'performance/store.html#store._merge_embeddings',
                                                                                                   'rap_analyzer/search/store.py'),
+                                           'rap_analyzer.search.store.Store._merge_tracks': ( 'performance/store.html#store._merge_tracks',
+                                                                                              'rap_analyzer/search/store.py'),
                                            'rap_analyzer.search.store.Store.changed': ( 'performance/store.html#store.changed',
                                                                                         'rap_analyzer/search/store.py'),
                                            'rap_analyzer.search.store.Store.count': ( 'performance/store.html#store.count',

@@ -213,7 +213,7 @@ def test_everything_that_is_not_there(get, url):
     is_error(get("/api/tracks/"), 404)
     assert httpx.post(url + SIMILAR).status_code == 405
     is_error(httpx.post(url + SIMILAR), 405)
-    assert set(get(SIMILAR).json()) == {"track_id", "k", "hits"}
+    assert set(get(SIMILAR).json()) == {"track_id", "k", "model_id", "hits", "note"}
 
 
 def test_a_bug_of_ours_is_a_500_with_a_request_id(store, caplog):

@@ -1,5 +1,6 @@
 """Your own music, as a new user has it: a folder and a table go in, and every printed command works as printed; over HTTP too."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import soundfile
 from typer.testing import CliRunner
@@ -26,6 +28,7 @@ from rap_analyzer.music.render import render
 from rap_analyzer.search import ingest
 from rap_analyzer.search import store as stores
 from rap_analyzer.search.ingest import CSV_MODEL, new_id
+from rap_analyzer.search.sessions import Query
 from rap_analyzer.search.store import Store, fill, migrate
 
 TENANT = "own-music"
@@ -182,3 +185,46 @@ def test_an_import_in_another_process_reaches_the_running_service_at_once(url, h
     command = [sys.executable, "-m", "rap_analyzer.cli", "ingest", "late.csv"]
     subprocess.run(command, cwd=home, env=environment(lab_home), check=True, capture_output=True, timeout=120)
     assert ask() == ["Quokka Parade"]
+
+
+def test_an_id_that_another_track_has_is_refused_in_a_sentence(lab, home):
+    store, one = Store(lab, TENANT), track(SIZE + 99)
+    store.upsert([dataclasses.replace(one, id=77_000_001, external_id="first")], source="mine")
+    with pytest.raises(ValueError, match="belongs to another track already, nothing was stored"):
+        store.upsert([dataclasses.replace(one, id=77_000_001 + i, external_id=f"other {i}") for i in range(2)], source="mine")
+    assert store.upsert([dataclasses.replace(one, id=5, external_id="first")], source="mine") == {"first": 77_000_001}
+    assert store.query(Query("SELECT count(*) FROM tracks WHERE source = 'mine'")) == [(1,)]
+
+
+def test_pipes_and_devices_hold_nothing_up(cli, home):
+    "A folder with a pipe for a song and a pipe for its words, and a link to a device: passed over, or refused by name."
+    odd = home / "odd"
+    odd.mkdir()
+    save(render(track(SIZE + 20), 8, 22_050), odd / "song.wav")
+    for name in ("pipe.wav", "song.lrc", "pipe"): os.mkfifo(odd / name)
+    (odd / "song.txt").symlink_to("/dev/zero"), (odd / "zero.mp3").symlink_to("/dev/zero")
+    assert "1 new" in cli("ingest odd --profile fast")
+    for name in ("pipe.wav", "zero.mp3"): assert re.search("no regular file|no file", cli(f"ingest odd/{name}", 1))
+
+
+def test_sigterm_ends_an_import_whose_worker_never_answers(lab_home, home, tmp_path):
+    slow = "import sys\nif 'serve(int' in ' '.join(sys.orig_argv):\n    import time\n    time.sleep(600)\n"
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    (tmp_path / "music").mkdir()
+    save(render(track(SIZE + 30), 8, 22_050), tmp_path / "music" / "a.wav")
+    env = environment(lab_home)
+    env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{env['PYTHONPATH']}"
+    command = [sys.executable, "-m", "rap_analyzer.cli", "ingest", "music", "--profile", "fast"]
+    run = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    children = lambda: [p for p in psutil.Process(run.pid).children(recursive=True) if "serve(int" in " ".join(p.cmdline())]
+    try:
+        for _ in range(1_200):
+            if run.poll() is not None or children(): break
+            time.sleep(0.05)
+        below = children()
+        run.terminate()
+        said, _ = run.communicate(timeout=60)
+        assert run.returncode == 143 and "the same command goes on" in said and "Traceback" not in said
+        assert below and not any(p.is_running() for p in below)
+    finally:
+        if run.poll() is None: run.kill(), run.wait()

@@ -213,12 +213,21 @@ def upsert(
     self.register()
     def merge(s: Session) -> list[Track]:
         with s.con.transaction():
-            stored = merge_tracks(s.con, self.tenant, source, tracks)
+            stored = self._merge_tracks(s.con, source, tracks)
             if H is not None: self._merge_embeddings(s.con, np.array([t.id for t in stored], dtype=np.int64), H, model_id)
         return stored
     stored = self.attempt(merge)
     self.changed()
     return {t.external_id: t.id for t in stored}
+
+
+@patch
+def _merge_tracks(self: Store, con: psycopg.Connection, source: str, tracks: Sequence[Track]) -> list[Track]:  # with their ids
+    "Merge tracks; a new one whose id another track has is refused by the primary key."
+    try: return merge_tracks(con, self.tenant, source, tracks)
+    except errors.UniqueViolation as e:
+        taken = f"{e.diag.message_detail or e.diag.message_primary}"
+        raise ValueError(f"a new track's id belongs to another track already, nothing was stored: {taken}") from None
 
 # %% ../../nbs/performance/10_store.ipynb #948e9fdf
 TRACK_SQL = f"""SELECT {', '.join('t.' + c for c in COLUMNS)},
