@@ -1000,6 +1000,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'rap_analyzer.music.lyrics.measure_flow': ( 'analyzer/lyrics.html#measure_flow',
                                                                                        'rap_analyzer/music/lyrics.py'),
                                            'rap_analyzer.music.lyrics.mtld': ('analyzer/lyrics.html#mtld', 'rap_analyzer/music/lyrics.py'),
+                                           'rap_analyzer.music.lyrics.rate_words': ( 'analyzer/lyrics.html#rate_words',
+                                                                                     'rap_analyzer/music/lyrics.py'),
                                            'rap_analyzer.music.lyrics.read_lines': ( 'analyzer/lyrics.html#read_lines',
                                                                                      'rap_analyzer/music/lyrics.py'),
                                            'rap_analyzer.music.lyrics.rhyme_summary': ( 'analyzer/lyrics.html#rhyme_summary',

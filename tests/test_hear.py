@@ -75,6 +75,13 @@ def test_without_words_the_lyrics_are_null_and_nothing_is_wrong(beat, network):
     assert told["lyrics"] is None and "lyrics" not in told["errors"] and "lyrics" not in told["timing_ms"]
 
 
+def test_an_embedding_is_as_sure_as_its_parts(beat, network):
+    noise = Clip(np.random.default_rng(1).uniform(-0.5, 0.5, 22_050 * 5), 22_050)
+    given = (beat, track(42).lyrics), (beat,), (None, track(42).lyrics)
+    both, sound, words = (analyze(*g)["embedding"].confidence for g in given)
+    assert analyze(noise)["embedding"].confidence < 0.3 < sound < both < 1 and words < 0.25
+
+
 def test_fast_says_nearly_what_full_says(beat, network):
     full, fast = (whole(analyze(beat, profile=p)) for p in ("full", "fast"))
     assert fast["tempo"]["bpm"] == pytest.approx(full["tempo"]["bpm"], rel=0.04)

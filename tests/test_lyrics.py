@@ -161,6 +161,15 @@ def test_sentiment_has_a_side_and_a_doubt() -> None:
     assert lyrics.score_sentiment(["a table"]).confidence == 0
 
 
+def test_confidence_means_something() -> None:
+    "More words, known words and one language make it higher; nothing makes it certain."
+    verse = "the rain is falling on the street\nI hear it walk on tiny feet\n"
+    few, many = lyrics.lyrics(verse).confidence, lyrics.lyrics(verse * 12).confidence
+    invented = lyrics.lyrics((verse + "the blorpin wugs are snarfed and quimbled\n") * 12).confidence
+    assert 0.2 < few < 0.6 < many < 0.95 and invented < many - 0.05 and lyrics.lyrics("brr skrt pfft\n" * 30).confidence < 0.1
+    assert lyrics.lyrics("ночь и день\nтень и лень\n" * 20).confidence > 0.7
+
+
 def test_vector() -> None:
     texts = "I love you with all my heart", "я люблю тебя всем сердцем", "police came with guns"
     one, two, other = (lyrics.embed_text([x]) for x in texts)

@@ -68,17 +68,23 @@ def analyze_mood(results: Mapping[str, Analysis]) -> Analysis:
     t = results["genre"].found
     return Analysis(guess_to_json(t.mood), float(t.mood.confidence), found=t)
 
-
+# %% ../../nbs/analyzer/60_analyzers.ipynb #60a0c003
 def analyze_embedding(clip: Clip | None, results: Mapping[str, Analysis]) -> Analysis:
-    "Where the song lies among the others: 512 numbers, from whatever parts there are."
-    from rap_analyzer.music.embedding import MODEL_ID, embed, rhythm
+    """Where the song lies among the others: 512 numbers, from whatever parts there are.
+
+    Its confidence adds up what its parts weigh in a comparison (`SHARES`), each times how sure it is: of the sound, how much it is
+    like what the network was fitted on; of words and tempo, their own confidence. What is missing counts nothing."""
+    from rap_analyzer.music.embedding import MODEL_ID, SHARES, embed, rhythm
+    from rap_analyzer.music.tags import strangeness
     parts = {"tags": "genre", "lyrics": "lyrics", "tempo": "tempo"}
     have = {k: results[name].found for k, name in parts.items() if name in results and results[name].found is not None}
     if not have: raise ValueError("there is nothing to embed: neither sound nor words")
     small, curves = first_minute(clip) if "tempo" in have else (None, None)
     moves = rhythm(small, have["tempo"], curves) if small else None
     value = {"vector": round_all(embed(**have, rhythm=moves), 6), "parts": sorted(have), "model_id": MODEL_ID}
-    return Analysis(value, len(have) / len(parts))
+    sure = {"tags": lambda t: 1 - strangeness(t.distance), "lyrics": lambda t: t.confidence, "tempo": lambda t: t.confidence}
+    weigh = {"tags": SHARES["audio"], "lyrics": SHARES["lyrics"], "tempo": SHARES["rhythm"]}
+    return Analysis(value, float(sum(weigh[k] * min(1.0, sure[k](x)) for k, x in have.items())))
 
 # %% ../../nbs/analyzer/60_analyzers.ipynb #8de61218
 def to_json(x: object) -> object:

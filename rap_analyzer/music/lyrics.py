@@ -8,7 +8,7 @@ __all__ = ['LATIN', 'CYRILLIC', 'NOT_RUSSIAN', 'RU_GOOD', 'RU_BAD', 'EN_ABC', 'R
            'detect_language', 'mean_run_length', 'mtld', 'Flow', 'check_positive', 'measure_flow', 'score_russian',
            'load_vader', 'Sentiment', 'score_sentiment', 'Explicit', 'detect_explicit', 'load_encoder', 'sample_lines',
            'embed_text', 'read_lines', 'Line', 'Lyrics', 'rhyme_summary', 'analyze_lines', 'count_unpronounceable',
-           'lyrics', 'Coloured', 'diagram']
+           'rate_words', 'lyrics', 'Coloured', 'diagram']
 
 # %% ../../nbs/analyzer/40_lyrics.ipynb #5a0c1f24
 import html
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .phonetics import load_dictionary, syllables, tokenize
+from .phonetics import RU_LETTER, load_dictionary, syllables, tokenize
 from .rhyme import FUNCTION_WORDS, classify, find_internal_rhymes, rhyme_scheme
 from .words import TOKEN, is_page, sung
 
@@ -279,12 +279,22 @@ def count_unpronounceable(found: Sequence[str]) -> int:
     return sum(not LATIN.search(w) and not CYRILLIC.search(w) for w in found)
 
 
+def rate_words(found: Sequence[str]) -> float:  # 0..1
+    "How well the sounds of some words are known: 1 where the dictionary lists them or Russian spells them, half where we guess."
+    known = load_dictionary()
+    sure = sum(1.0 if w in known or w.isupper() or RU_LETTER.search(w) else 0.5 if LATIN.search(w) else 0.0 for w in found)
+    return sure / max(1, len(found))
+
+# %% ../../nbs/analyzer/40_lyrics.ipynb #40a0c001
 def lyrics(
     text: str,  # lines as they are sung; empty lines between stanzas
     bpm: float | None = None,  # the tempo, if known
     seconds: float | None = None,  # how long they are sung, if known
 ) -> Lyrics:
-    "Everything that can be read in a text, within limits that `warnings` tells of."
+    """Everything that can be read in a text, within limits that `warnings` tells of.
+
+    `confidence` is how sure the language is, times the share of words whose sound is known (a guessed one counts half), times
+    n / (n + 20) for n words: a verse of twenty words can be half as sure as one that never ends."""
     lines, warnings = read_lines(text)
     found = [tokenize(x) for x in lines]
     flat = [w for x in found for w in x]
@@ -295,7 +305,7 @@ def lyrics(
     if not flat: warnings.append("there are no words in this text")
     elif n := count_unpronounceable(flat):
         warnings.append(f"{n} of {len(flat)} words are neither Latin nor Cyrillic: not said aloud")
-    sure = round(spoken.confidence * min(1.0, len(flat) / 20), 3)
+    sure = round(spoken.confidence * rate_words(flat) * len(flat) / (len(flat) + 20), 3)
     return Lyrics(each, spoken, measure_flow([x.syllables for x in each], bpm, seconds), tuple(x.label for x in each),
                   rhyme_summary(each), mtld(flat), score_sentiment(lines), detect_explicit("\n".join(lines)),
                   sure, embed_text(lines), tuple(warnings))

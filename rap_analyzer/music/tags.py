@@ -77,14 +77,14 @@ def cut_patch(clip: Clip, i: int) -> np.ndarray:  # samples at 16,000 Hz
 
 
 def draw_patch(x: np.ndarray) -> np.ndarray:  # float32, shape (187, 96)
-    "What `cut` cut, as the network expects to see it."
+    "What `cut_patch` cut, as the network expects to see it."
     power = spectrogram(Clip(x, SR), SIZE, HOP, slaney_filters())[:, MARGIN // HOP:MARGIN // HOP + PATCH]
     return np.log10(10_000 * power + 1).T.astype(np.float32)
 
 # %% ../../nbs/analyzer/30_tags.ipynb #ce000fd9
 def draw_patches(
     clip: Clip,
-    patches: int | None = None,  # so many only, spread over the clip; None: all, and at most MOST
+    patches: int | None = None,  # so many only, spread over the clip; None: all, and at most MAX_PATCHES
 ) -> np.ndarray:  # float32, shape (n, 187, 96)
     "A clip in pieces of three seconds, as the network expects to see them; BadAudio if it is silent."
     cuts = [cut_patch(clip, i) for i in choose_patches(clip, patches)]
@@ -93,7 +93,7 @@ def draw_patches(
 
 
 def infer(
-    seen: np.ndarray,  # from `pictures`
+    seen: np.ndarray,  # from `draw_patches`
     model: str = "msd",  # or mtt
     outputs: Sequence[str] = ("tags", "penultimate"),  # any of OUTPUTS
 ) -> dict[str, np.ndarray]:  # one row for each picture
