@@ -41,7 +41,8 @@ class Verdict:
 
     def __repr__(self) -> str:
         lines = [f"{self.id}  {words('state.' + self.state)}"]
-        for c in self.checks: lines += [f"  {'ok ' if c.ok else 'no '} {c.name}", *(f"      {x}" for x in wrap(strip_markdown(c.message)))]
+        for c in self.checks:
+            lines += [f"  {'ok ' if c.ok else 'no '} {c.name}", *(f"      {x}" for x in wrap(strip_markdown(c.message)))]
         return "\n".join(lines + [f"  {x}" for x in wrap(strip_markdown(self.note))] + self.trace.splitlines())
 
     def _repr_html_(self) -> str: return verdict_html(self)

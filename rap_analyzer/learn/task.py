@@ -41,6 +41,7 @@ def literals(code: str) -> dict[str, object]:
             if isinstance(t, ast.Name)}
 
 
+# %% ../../nbs/lab/42_task.ipynb #7e02d7a1
 @dataclass(frozen=True, kw_only=True)
 class Exercise:
     "An exercise as its author wrote it."
