@@ -2,10 +2,10 @@
 
 import io
 import json
-import resource
 import struct
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -65,6 +65,12 @@ def front(data: bytes, rng: np.random.Generator, kind: str) -> bytes:
     return b"ID3\4\0\0" + size.tobytes() + bytes(int(rng.integers(0, 900))) + data
 
 
+def peak_mb() -> float:
+    "The most memory this program held; `getrusage` would count what the process held that started it."
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(x.split()[1]) for x in lines if x.startswith("VmHWM")) / 1e3
+
+
 def main(seed: int, rounds: int) -> dict:
     "How often what happened; what was heard in part without a word; what took longest."
     rng, files = np.random.default_rng(seed), {kind: encoded(kind) for kind in KINDS} | {"M4A": M4A + bytes(4_000)}
@@ -86,7 +92,7 @@ def main(seed: int, rounds: int) -> dict:
             slowest = max(slowest, time.process_time() - began)
             seen[outcome] = seen.get(outcome, 0) + 1
     return {"seen": seen, "quiet": quiet, "other": other, "slowest_s": slowest,
-            "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+            "mb": peak_mb()}
 
 
 if __name__ == "__main__": print(json.dumps(main(*map(int, sys.argv[1:]))))
