@@ -14,18 +14,18 @@ class Question:
     "Something to ask before a decision, and where an answer can be measured."
     group: str
     text: str
-    answered_by: str | None = None  # a command; None: by judgement
+    answered_by: str | None = None  # a command of the command line; None: by judgement
 
 
 BUSINESS, DESIGN, FUTURE, ML = "business and product", "technical design", "future", "machine learning"
 QUESTIONS = (
     Question(BUSINESS, "What does a listener get from it?"),
-    Question(BUSINESS, "Which two or three figures would move if it worked?", "rap-analyzer top"),
+    Question(BUSINESS, "Which two or three figures would move if it worked?", "top"),
     Question(BUSINESS, "Is what it brings worth what it costs?"),
     Question(BUSINESS, "How would we see that it did not work?"),
-    Question(DESIGN, "Does it hold at ten times the load?", "rap-analyzer bench api"),
-    Question(DESIGN, "Where does it fail, and what happens then?", "rap-analyzer chaos list"),
-    Question(DESIGN, "How does it fit what is there?", "rap-analyzer lab status"),
+    Question(DESIGN, "Does it hold at ten times the load?", "bench api"),
+    Question(DESIGN, "Where does it fail, and what happens then?", "chaos list"),
+    Question(DESIGN, "How does it fit what is there?", "lab status"),
     Question(DESIGN, "What do we give up for it: consistency, availability, latency?"),
 )
 
