@@ -220,7 +220,7 @@ def upsert(
     self.changed()
     return {t.external_id: t.id for t in stored}
 
-
+# %% ../../nbs/performance/10_store.ipynb #4c7e90ab
 @patch
 def _merge_tracks(self: Store, con: psycopg.Connection, source: str, tracks: Sequence[Track]) -> list[Track]:  # with their ids
     "Merge tracks; a new one whose id another track has is refused by the primary key."
