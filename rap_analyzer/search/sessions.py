@@ -127,7 +127,8 @@ def plain(error: psycopg.Error) -> LabError | None:  # None: not the reader's to
         return LabError(f"the query took longer than {limit:.0f} s and was cancelled ([postgres] statement_timeout_s).")
     if isinstance(error, errors.UndefinedTable):
         return LabError(f"the database has no tables yet: run ./scripts/lab, or {shell_command('lab up')}.")
-    if isinstance(error, errors.DiskFull): return LabError("the disk is full: nothing was written.")
+    if isinstance(error, errors.DiskFull) or "could not extend file" in str(error):  # the second: a quota, a limit on files
+        return LabError("the disk is full: nothing was written.")
     if isinstance(error, psycopg.OperationalError):
         return LabError(f"PostgreSQL does not answer ({str(error).splitlines()[0][:120]}): run {shell_command('lab up')}.")
     return None

@@ -15,12 +15,8 @@ from importlib import resources
 
 import numpy as np
 import psycopg
-from alembic import command
-from alembic.config import Config
 from fastcore.basics import patch
 from psycopg import errors
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
 
 from ..core import LabError, progress, settings
 from ..lab import Lab, locked
@@ -76,6 +72,10 @@ def migrate(
     to: str = "head",  # a revision, or "base" to take everything away
 ) -> None:
     "Run the numbered migrations; safe to repeat, and with several processes at once."
+    from alembic import command  # half of this module's import time, and few processes migrate
+    from alembic.config import Config
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
     cfg = Config()
     cfg.set_main_option("script_location", str(resources.files("rap_analyzer") / "migrations"))
     cfg.set_main_option("path_separator", "os")

@@ -147,11 +147,16 @@ def nap(attempt: Attempt) -> Outcome:
     return Outcome({"ms": ms})
 
 
-def work(lab: Lab, queues: Sequence[str] = QUEUES, processes: int = 1) -> None:
+def work(
+    lab: Lab,
+    queues: Sequence[str] = QUEUES,
+    processes: int = 1,
+    memory_mb: int = 1_000,  # a process that has taken more is replaced after its job
+) -> None:
     "Be a worker until SIGTERM: it ends what it has begun, then itself."
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")  # its messages hold ids only
     name = f"rap-{secrets.token_hex(4)}@%h"  # two workers of one name would be one
     Queue(lab).celery.worker_main(["--quiet", "worker", "--pool=prefork", f"--concurrency={processes}",
-                                   f"--queues={','.join(queues)}",
+                                   f"--queues={','.join(queues)}", f"--max-memory-per-child={memory_mb * 1024}",
                                    "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING",
                                    f"--hostname={name}"])
