@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=12)
     args = parser.parse_args()
-    logging.basicConfig(level=logging.ERROR)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     try: return 0 if SOAKS[args.name](args) else 1
     except LabError as e:
         print(f"error: {e}", file=sys.stderr)

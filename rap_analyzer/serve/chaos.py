@@ -278,7 +278,8 @@ def storm(
         for n in range(kills):
             if n % len(KILLS) == 0: order = rng.sample(list(KILLS), len(KILLS))
             part = order[n % len(KILLS)]
-            took[part].append(KILLS[part](stage, rng))
+            try: took[part].append(KILLS[part](stage, rng))
+            except Late as late: raise Late(f"kill {n + 1}, of the {part}: {late}; {stage.jobs.counts()}") from None
             each(part, took[part][-1])
             stage.until(lambda n=n: len(stage.accepted) >= jobs * (n + 1) // kills, 300, "accepting more jobs")
         lost, doubled = stage.settle(180)

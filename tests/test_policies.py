@@ -1,0 +1,54 @@
+"Row-level security, read by a tool that knows the usual holes: every table is guarded, and each exception has its reason."
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from rap_analyzer.lab import Lab
+from rap_analyzer.search.store import migrate
+
+MEANT = {
+    ("SEC001", "public.alembic_version"): "which migrations have run; it belongs to no tenant",
+    ("SEC014", "public.credited"): "searches a tenant's own tables through an index that policies would hide; see 0003 and 0005",
+    ("SEC014", "public.search_names"): "the same",
+    ("SEC014", "public.search_titles"): "the same",
+    ("SEC014", "public.search_words"): "the same",
+    ("SEC016", "rap_loader"): "loads and sweeps for all tenants: BYPASSRLS is what it is for, and nobody can log in as it",
+}
+
+
+@pytest.fixture(scope="module")
+def database(lab):
+    "The tables as the migrations make them, and nothing that a test has left."
+    mine = Lab(lab.home, "policies").up()
+    migrate(mine)
+    yield mine.url(None)
+    mine.drop_database("policies")
+    mine.close()
+
+
+def lint(database: str, *words: str) -> set[tuple[str, str]]:  # rule, place
+    "What pgrls finds, hints aside."
+    pgrls = Path(sys.executable).with_name("pgrls")
+    done = subprocess.run([pgrls, "lint", "--schemas", "public", "--format", "json", *words], capture_output=True, text=True,
+                          env={**os.environ, "DATABASE_URL": database}, timeout=60, cwd=Path(__file__).parent)
+    assert done.stdout.startswith("{"), done.stderr
+    return {(v["rule_id"], v["location"]) for v in json.loads(done.stdout)["violations"] if v["severity"] != "info"}
+
+
+def test_every_table_is_guarded_and_exceptions_have_a_reason(database):
+    assert lint(database) == set(MEANT)
+
+
+def test_a_table_without_a_policy_and_one_for_everybody_are_seen(database):
+    with psycopg.connect(database, autocommit=True) as con:
+        con.execute("""CREATE TABLE forgotten (tenant_id text); CREATE TABLE open (tenant_id text);
+            ALTER TABLE open ENABLE ROW LEVEL SECURITY; ALTER TABLE open FORCE ROW LEVEL SECURITY;
+            CREATE POLICY all_of_them ON open USING (tenant_id = (SELECT current_setting('app.tenant_id', true)))""")
+        new = {where for _, where in lint(database) - set(MEANT)}
+        con.execute("DROP TABLE forgotten, open")
+    assert {"public.forgotten", "public.open.all_of_them"} <= new
