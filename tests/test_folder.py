@@ -142,6 +142,9 @@ def test_titles_come_from_the_file_or_its_name(tmp_path):
 @pytest.mark.parametrize("stem, said", [
     ("03 - A - B", ("A", "B")), ("A - B", ("A", "B")), ("03. B", (UNKNOWN, "B")), ("1999", (UNKNOWN, "1999")),
     ("", (UNKNOWN, UNKNOWN)),
+    ("2-900-111", (UNKNOWN, "2-900-111")), ("5_55", (UNKNOWN, "5 55")), ("98.6 C", (UNKNOWN, "98.6 C")),
+    ("9.81", (UNKNOWN, "9.81")),
+    ("07. 99 Knots", (UNKNOWN, "99 Knots")),
     ("50 ways", (UNKNOWN, "50 ways")), ("a_b_c", (UNKNOWN, "a b c")), ("A – B – C", ("A", "B - C")), ("99-B", (UNKNOWN, "B")),
     (os.fsdecode(b"caf\xe9 - x"), ("caf\ufffd", "x")), ("A\x00 - \x1bB", ("A", "B")), ("x" * 9_999, (UNKNOWN, "x" * 500))])
 def test_what_a_name_says(stem, said):

@@ -27,7 +27,8 @@ from .render import render
 
 # %% ../../nbs/analyzer/75_files.ipynb #204837ec
 AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
-AUDIO |= {".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mpc", ".spx", ".dsf", ".dff", ".amr", ".mka"}  # named when refused
+AUDIO |= {".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mpc", ".spx", ".dsf", ".dff", ".amr", ".mka"}
+AUDIO |= {".m4b", ".webm", ".ac3", ".tta"}  # these and those above: named when refused
 OTHER = {".txt", ".lrc", ".jpg", ".jpeg", ".png", ".gif", ".webp", ".pdf", ".nfo", ".cue", ".m3u", ".m3u8", ".pls", ".log", ".json",
          ".csv", ".md", ".xml", ".html", ".ini", ".db", ".zip", ".mid", ".midi", ".py", ".ipynb"}
 
@@ -52,7 +53,7 @@ def audio_files(folder: Path) -> Iterator[Path]:  # in the order of their names
 
 # %% ../../nbs/analyzer/75_files.ipynb #482a8366
 UNKNOWN, NAME_MOST = "unknown", 500
-NUMBER = re.compile(r"^\s*(?:\d{1,3}\s*[-._)]+\s*|0\d\s+)(?=\S)")
+NUMBER = re.compile(r"^\s*(?:\d{1,3}\s*[-._)]+(?:\s+|(?=[^\W\d]))|0\d\s+)(?=\S)")  # 03. B, not 7.62
 
 
 def shown(text: str) -> str:  # what a database and a screen can hold
