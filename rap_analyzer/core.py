@@ -76,6 +76,7 @@ class ApiSection(Section):
     tenant: str = Field("demo", pattern=r"^[a-z][a-z0-9_-]{0,30}$")
     names: str = Field("", pattern=r"^[A-Za-z0-9. -]*$")
     cache_s: float = Field(300, ge=0, le=86_400)
+    per_minute: int = Field(0, ge=0, le=1_000_000)
 
 
 class JupyterSection(Section):

@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from .core import LabError, describe_allowed
+from .deadline import Unavailable
 
 # %% ../nbs/lab/75_web.ipynb #aeddc752
 @contextmanager
@@ -89,7 +90,7 @@ class ErrorOut(BaseModel):
 
 def error_response(status: int, error: str, hint: str = "", **headers: str) -> JSONResponse:
     "An error as a response; 429 and 503 say when to come back."
-    if status in (429, 503): headers["Retry-After"] = "2"
+    if status in (429, 503): headers.setdefault("Retry-After", "2")
     return JSONResponse(ErrorOut(error=error, hint=hint).model_dump(), status, headers)
 
 
@@ -198,8 +199,15 @@ async def answer_from_cache(
     model: type[BaseModel],  # of the answer
     answer: Callable[[], Awaitable[BaseModel]],  # asks the database
 ) -> BaseModel:  # the answer
-    "An answer from the app's cache, or a new one, which is stored there."
+    "An answer from the app's cache, or a new one, which is stored there; an old one, marked as such, while the database is away."
     cache = getattr(request.app.state, "cache", None)
     if cache is None: return await answer()
     question = f"{request.scope['route'].path}?{asked.model_dump_json()}"
-    return await cache.aget_or(question, answer, request.app.state.cache_scope, ModelCodec(model))
+    where, codec = request.app.state.cache_scope, ModelCodec(model)
+    try: return await cache.aget_or(question, answer, where, codec)
+    except Unavailable:
+        old = await cache.aold(question, where, codec)
+        if old is None: raise
+        if exchange := request.scope.get("exchange"):
+            exchange.headers.append((b"cache-status", f"rap-analyzer; hit; ttl=-{old[1]:.0f}; detail=database-away".encode()))
+        return old[0]

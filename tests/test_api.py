@@ -51,6 +51,7 @@ def lab(tmp_path_factory):
 def store(lab):
     migrate(lab)
     store = fill(Store(lab, wait_s=4), N)
+    store.bridge_s = 3
     build("hnsw_halfvec", store)
     first = next(catalog.tracks(0, 1))
     store.upsert([dataclasses.replace(first, title=NASTY)])
@@ -379,11 +380,13 @@ def test_frozen_postgres_holds_nobody_longer_than_promised(lab, store):
         with frozen(lab), ThreadPoolExecutor(4) as pool:                # it stays frozen until all of them have their answers
             waiting = [pool.submit(httpx.get, url + SIMILAR, timeout=60) for _ in range(4)]
             assert httpx.get(url + "/health/live", timeout=60).status_code == 200
-            assert "postgres: no answer within 1 s" in is_error(httpx.get(url + "/health/ready", timeout=60), 503)
-            for w in waiting: assert "no answer within 1.5 s" in is_error(w.result(), 503)
+            ready = is_error(httpx.get(url + "/health/ready", timeout=60), 503)
+            assert re.search("postgres: (no answer within 1 s|PostgreSQL does not answer)", ready)
+            for w in waiting: assert re.search("no answer within 1.5 s|connection was free in time", is_error(w.result(), 503))
         until(lambda: httpx.get(url + SIMILAR, timeout=20).status_code == 200)
         counts = httpx.get(url + "/metrics").text
-    assert 'rap_requests_total{method="GET",route="/api/tracks/similar",status="503"} 4.0' in counts
+    refused = re.search(r'rap_requests_total{method="GET",route="/api/tracks/similar",status="503"} ([0-9.]+)', counts)
+    assert float(refused[1]) >= 4  # and those that came before the breaker looked again
 
 
 def test_no_tables_is_not_ready(lab):

@@ -25,7 +25,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core import LabError
+from ..deadline import within
 from ..search.store import NoEmbedding, UnknownTrack
+from ..serve.admission import Busy, Doors
 from ..serve.metrics import Metrics
 from ..web import error_response, explain_problem, read_parameters, wait_at_most
 
@@ -40,8 +42,18 @@ class Exchange:
     def __init__(self, scope: Scope, send: Send):
         self.scope, self._send, self.began = scope, send, time.perf_counter()
         self.db_s, self.status, self.ended, self.over = 0.0, 0, False, False
-        brought = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"").decode("latin-1")
+        self.headers: list[tuple[bytes, bytes]] = []  # what a handler adds to the answer
+        brought = self.brought(b"x-request-id")
         self.id = brought if PLAIN_ID.fullmatch(brought) else uuid4().hex
+
+    def brought(self, name: bytes) -> str:  # empty: not there
+        "A header of the request."
+        return next((v for k, v in self.scope["headers"] if k == name), b"").decode("latin-1")
+
+    def patience_s(self, most_s: float) -> float:
+        "How long this caller waits: X-Timeout-Ms, but no more than `most_s`; what is no number is nothing."
+        said = self.brought(b"x-timeout-ms")
+        return min(most_s, int(said) / 1000) if re.fullmatch("[0-9]{1,9}", said) else most_s
 
     @property
     def took_s(self) -> float:
@@ -56,7 +68,7 @@ async def send(self: Exchange, message: Message) -> None:
     if message["type"] == "http.response.start":
         self.status, given = message["status"], {k.lower() for k, _ in message.get("headers", ())}
         timing = f"db;dur={1e3 * self.db_s:.2f}, total;dur={1e3 * self.took_s:.2f}".encode()
-        ours = [(b"x-request-id", self.id.encode()), (b"server-timing", timing),
+        ours = [(b"x-request-id", self.id.encode()), (b"server-timing", timing), *self.headers,
                 *((k, v) for k, v in HEADERS.items() if k not in given)]
         message = {**message, "headers": [*message.get("headers", ()), *ours]}
     elif message["type"] == "http.response.body": self.ended = not message.get("more_body", False)
@@ -136,8 +148,10 @@ class Edge:
         timeout_s: float = 10,  # for the body to arrive, and again for the answer
         names: Collection[str] | None = None,  # which Host headers are ours, besides addresses and localhost; None: any
         bodies: Mapping[str, int] = MappingProxyType({}),  # path -> bytes, where a body may be longer than BODY_BYTES
+        doors: Doors | None = None,  # who gets in
     ):
         self.app, self.metrics, self.timeout_s, self.names, self.bodies = app, metrics, timeout_s, names, bodies
+        self.doors = doors or Doors()
 
 # %% ../../nbs/platform/10_edge.ipynb #4b0d7a4e
 @patch
@@ -148,9 +162,11 @@ async def __call__(self: Edge, scope: Scope, receive: Receive, send: Send) -> No
     with self.metrics.busy.track_inprogress():
         try:
             if self.names is not None: check_host(scope, self.names)
-            most = self.bodies.get(scope["path"], BODY_BYTES)
-            async with asyncio.timeout(self.timeout_s): body = await read_body(receive, most)
-            await self.answer(x, body, receive)
+            with self.doors.through(scope):
+                most = self.bodies.get(scope["path"], BODY_BYTES)
+                async with asyncio.timeout(self.timeout_s): body = await read_body(receive, most)
+                await self.answer(x, body, receive)
+        except Busy as e: await self.give_up(x, e.status, str(e), "Retry-After says when", **{"Retry-After": str(e.after_s)})
         except Refused as e: await self.give_up(x, *e.args)
         except TimeoutError:
             await self.give_up(x, 408, f"the body did not arrive within {self.timeout_s:g} s", "send the whole request again")
@@ -160,10 +176,10 @@ async def __call__(self: Edge, scope: Scope, receive: Receive, send: Send) -> No
 
 # %% ../../nbs/platform/10_edge.ipynb #43436ea2
 @patch
-async def give_up(self: Edge, x: Exchange, status: int, error: str, hint: str) -> None:
+async def give_up(self: Edge, x: Exchange, status: int, error: str, hint: str, **headers: str) -> None:
     "Answer in place of the app, if it has not begun to; what it says later is dropped. A body that is still coming is not awaited."
-    more = {"Connection": "close"} if status in (408, 413) else {}
-    if not x.status: await error_response(status, error, hint, **more)(x.scope, None, x.send)
+    if status in (408, 413): headers["Connection"] = "close"
+    if not x.status: await error_response(status, error, hint, **headers)(x.scope, None, x.send)
     x.over = True
 
 
@@ -172,11 +188,12 @@ async def answer(self: Edge, x: Exchange, body: bytes, receive: Receive) -> None
     "Let the app answer, within the deadline and while the caller waits; otherwise the work is cancelled."
     given, gone = [{"type": "http.request", "body": body, "more_body": False}], asyncio.ensure_future(receive())
     async def replay() -> Message: return given.pop() if given else await asyncio.shield(gone)
-    work = asyncio.ensure_future(self.app(x.scope, replay, x.send))
+    patience_s = x.patience_s(self.timeout_s)
+    with within(patience_s): work = asyncio.ensure_future(self.app(x.scope, replay, x.send))
     try:
         gone.add_done_callback(lambda g: None if x.ended else work.cancel())
-        if not await wait_at_most(work, self.timeout_s):
-            return await self.give_up(x, 503, f"no answer within {self.timeout_s:g} s", "send it again")
+        if not await wait_at_most(work, patience_s):
+            return await self.give_up(x, 503, f"no answer within {patience_s:g} s", "send it again")
     finally: gone.cancel()
     if work.cancelled(): raise ConnectionError
     if error := work.exception():

@@ -32,6 +32,7 @@ from redis.backoff import NoBackoff
 
 # %% ../../nbs/performance/30_cache.ipynb #6f937627
 from ..core import settings
+from ..deadline import Late
 from ..lab import Lab
 from ..music.catalog import MODEL_ID, Track
 from ..processes import renew_after_fork
@@ -103,14 +104,16 @@ class Cache:
         wait_s: float = 2,  # patience for somebody else's computation, and the life of a lock
         timeout_s: float = 0.2,  # for connecting, and for each reply
         rest_s: float = 1,  # after a failure, how long to leave Valkey alone
+        old_s: float = 0,  # how long an answer is kept for the case that no new one can be had (`aold`)
     ):
-        times = {"ttl_s": ttl_s, "wait_s": wait_s, "timeout_s": timeout_s, "rest_s": rest_s}
+        times = {"ttl_s": ttl_s, "wait_s": wait_s, "timeout_s": timeout_s, "rest_s": rest_s, "old_s": old_s}
         for name, t in times.items():
-            if not 0 < t < math.inf: raise ValueError(f"expected {name} (seconds, more than 0), got {t!r}")
+            if (name, t) != ("old_s", 0) and not 0 < t < math.inf:
+                raise ValueError(f"expected {name} (seconds, more than 0), got {t!r}")
         if not 0 <= jitter < 1: raise ValueError(f"expected jitter (a share from 0 to 1, without 1), got {jitter!r}")
         if isinstance(where, str): redis.ConnectionPool.from_url(where)         # ValueError now, if it is not an address
         self.where, self.prefix, self.jitter = where, prefix, jitter
-        self.ttl_s, self.wait_s, self.timeout_s, self.rest_s = times.values()
+        self.ttl_s, self.wait_s, self.timeout_s, self.rest_s, self.old_s = times.values()
         self._counts, self._updates, self._told = Counter(), Counter(), Counter()
         self.after_fork()
         renew_after_fork(self)
@@ -256,6 +259,12 @@ def _tell(self: Cache, scope: str) -> Talk:  # whether Valkey knows
         self._told[scope] = max(self._told[scope], mark)
     return True
 
+# %% ../../nbs/performance/30_cache.ipynb #ecf51c8d
+@patch
+def _old_key(self: Cache, scope: str, question: str) -> str:
+    "Where an answer lies for the case that no new one can be had: the same in every generation."
+    return key_of(self.prefix, scope, "old", question)
+
 # %% ../../nbs/performance/30_cache.ipynb #56604c94
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
@@ -277,10 +286,11 @@ def _claim(self: Cache, key: str, token: str, codec: Codec) -> Talk:  # the answ
 
 
 @patch
-def _keep(self: Cache, key: str, token: str, data: bytes | None) -> Talk:
+def _keep(self: Cache, key: str, old: str, token: str, data: bytes | None) -> Talk:
     "Store the answer, if there is one, and let go of the lock."
     ttl = spread_ttl(self.ttl_s, self.jitter, random.random())
     store = [("SET", key, data, "PX", ttl)] if data is not None else []
+    if store and self.old_s: store.append(("SET", old, data, "PX", round(1_000 * (self.ttl_s + self.old_s))))
     yield [*store, ("EVAL", RELEASE, 1, key + ":lock", token)]
 
 # %% ../../nbs/performance/30_cache.ipynb #67acae3c
@@ -323,7 +333,7 @@ def _lead(self: Cache, scope: str, question: str, generation: str | None, comput
     try:
         data = self._work(compute, codec)
         return data
-    finally: self._run(self._keep(key, token, data))
+    finally: self._run(self._keep(key, self._old_key(scope, question), token, data))
 
 # %% ../../nbs/performance/30_cache.ipynb #c9952bcb
 @patch
@@ -373,7 +383,7 @@ async def _alead(self: Cache, scope: str, question: str, generation: str | None,
     try:
         data = await awork()
         return data
-    finally: await self._arun(self._keep(key, token, data))
+    finally: await self._arun(self._keep(key, self._old_key(scope, question), token, data))
 
 # %% ../../nbs/performance/30_cache.ipynb #3ad5c15d
 @patch
@@ -391,7 +401,9 @@ async def _aboard(self: Cache, flight: tuple, lead: Callable, alone: Callable) -
     finally:
         task.aboard -= 1
         if not task.aboard: task.cancel()                   # all who asked have left; without effect when it is done
-    return task.result() if done and not task.cancelled() else await alone()
+    if not done or task.cancelled(): return await alone()
+    if patience and isinstance(task.exception(), Late): return await alone()    # the leader was in a hurry; we are not
+    return task.result()
 
 # %% ../../nbs/performance/30_cache.ipynb #1685e9ae
 @patch
@@ -442,6 +454,15 @@ async def aclose(self: Cache) -> None:
     here = self._here()
     client, here["client"] = here["client"], None
     if client is not None: await client.connection_pool.disconnect()
+
+# %% ../../nbs/performance/30_cache.ipynb #b5565966
+@patch
+async def aold(self: Cache, key: str, scope: str = "", codec: Codec = PLAIN) -> tuple[object, float] | None:  # seconds out of date
+    "The last answer to a question, if it was kept (`old_s`), and for how long it has been due."
+    old = self._old_key(scope, key)
+    reply = await self._asend([("GET", old), ("PTTL", old)])
+    value = NOTHING if reply is None else self._open(reply[0], codec)
+    return None if value is NOTHING else (value, max(0.0, self.old_s - reply[1] / 1000))
 
 # %% ../../nbs/performance/30_cache.ipynb #cf58b350
 def scope_of(store: Store) -> str:
