@@ -62,7 +62,6 @@ def _make_folders(self: Lab) -> None:
     try: self.dir.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise LabError(f"cannot make the folder {e.filename}: {e.strerror}.") from None
     make_folders(self.dir, self.dir / "log", ours=True)
-    make_folders(self.postgres.folder, self.valkey.folder, self.sockets)
     if (free := shutil.disk_usage(self.dir).free / 2**30) < 1:
         raise LabError(f"the disk of {self.dir} has {free:.1f} GB free; the lab wants at least 1 GB.")
 
@@ -109,8 +108,7 @@ def start_broker(self: Lab) -> str:  # its address, password included
     if given := os.environ.get("BROKER_URL"): return given
     if not self.external_redis:
         make_folders(self.broker.folder.parent, self.broker.log.parent, ours=True)
-        make_folders(self.broker.folder)
-        with self._starting(): self.broker.start()
+        with self._starting(): make_folders(self.broker.folder), self.broker.start()
         with redis.from_url(self.broker.url, socket_timeout=5) as r: r.config_set("maxmemory-policy", "noeviction")
     return self.external_redis or self.broker.url
 
@@ -179,6 +177,8 @@ def up(self: Lab, keep: bool = False) -> Lab:  # itself
     self.dir.mkdir(parents=True, exist_ok=True)
     with self._starting():
         if not self._lease: self._take_lease()          # first: if a start fails half way, our end ends it
+        if not (self.external_db and self.external_redis):
+            make_folders(self.postgres.folder, self.valkey.folder, self.sockets)  # not while another's initdb owns one
         if not self.external_db: self.postgres.start()
         if not self.external_redis: self.valkey.start()
         self._reach_external()
