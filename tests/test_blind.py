@@ -108,7 +108,7 @@ def test_the_recorded_figures_say_what_the_cases_say():
 
 
 def test_the_case_cannot_be_chosen(home, own):
-    with pytest.raises(LabError, match="drawn for each try"): course.check(ID, seed=3)
+    with pytest.raises(LabError, match="drawn anew for each try"): course.check(ID, seed=3)
     with pytest.raises(LabError, match="21.1 has no cases"): course.case("21.1")
 
 

@@ -37,15 +37,18 @@ def tempo(clip):
 def tags(clip, patches=None):
     import numpy as np
     x = np.abs(np.fft.rfft(clip.samples[:16_000])).reshape(-1)[:512]
-    return types.SimpleNamespace(genre=guess("trap"), mood=guess("dark"), top=[("Hip-Hop", .9)], vector=x)
+    return types.SimpleNamespace(genre=guess("trap"), mood=guess("dark"), top=[("Hip-Hop", .9)], vector=x,
+                                 distance=1.0)
 def embed(tags=None, lyrics=None, tempo=None, rhythm=None):
     import numpy as np
     x = np.resize(np.asarray(tags.vector, dtype=np.float32), 512) + 1e-3
     return x / np.linalg.norm(x)
 def lyrics(*args, **more): raise ValueError("not in this test")
 def tempo_of(clip, curves=None): return tempo(clip)
-module("tempo", tempo=tempo_of, onset_curves=lambda clip: None), module("tags", tags=tags), module("lyrics", lyrics=lyrics)
-module("embedding", embed=embed, rhythm=lambda clip, tempo, curves: None, MODEL_ID="quick-1")
+module("tempo", tempo=tempo_of, onset_curves=lambda clip: None)
+module("tags", tags=tags, strangeness=lambda d: .5), module("lyrics", lyrics=lyrics)
+module("embedding", embed=embed, rhythm=lambda clip, tempo, curves: None, MODEL_ID="quick-1",
+       SHARES={"audio": .6, "lyrics": .2, "rhythm": .2})
 """
 
 

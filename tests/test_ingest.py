@@ -5,6 +5,7 @@ import random
 import shutil
 import string
 import subprocess
+import tempfile
 import threading
 import time
 import tracemalloc
@@ -396,8 +397,7 @@ def test_killed_in_the_middle_and_run_again(tmp_path):
 
 
 def test_a_full_disk_in_the_middle_leaves_whole_batches_and_the_rest_goes_in_later(lab, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
+    disk = Path(tempfile.mkdtemp(prefix="rap-disk-"))  # where the servers' user can get at it
     mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode: pytest.skip("needs a small disk, which only root may mount")
     try:
@@ -421,3 +421,4 @@ def test_a_full_disk_in_the_middle_leaves_whole_batches_and_the_rest_goes_in_lat
         lab.drop_database("test_full_disk")
         with Store(lab).admin(None) as con: con.execute("DROP TABLESPACE IF EXISTS small_disk")
         subprocess.run(["umount", str(disk)], check=False)
+        disk.rmdir()

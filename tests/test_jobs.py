@@ -82,7 +82,8 @@ def in_state(jobs, state: str) -> int:
 
 def hands() -> list[psutil.Process]:
     "The processes that hold jobs: the forked ones of Celery's pool."
-    return [g for p in psutil.Process().children() for g in p.children() if g.is_running() and g.status() != psutil.STATUS_ZOMBIE]
+    workers = [p for p in psutil.Process().children() if any("serve.queue" in word for word in p.cmdline())]
+    return [g for p in workers for g in p.children() if g.is_running() and g.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.alone
