@@ -186,7 +186,7 @@ def up(self: Lab, keep: bool = False) -> Lab:  # itself
         if keep: (self.dir / "keep").touch()
     return self
 
-
+# %% ../nbs/lab/20_lab.ipynb #7a1e5c0d
 @patch
 def _take_lease(self: Lab) -> None:
     "Count as a user of the servers until close, or until this process ends however it ends."
