@@ -363,5 +363,5 @@ def test_one_profile_at_a_time(post):
     from rap_analyzer.search.routes import PROFILING
     with PROFILING:
         r = post(json={"component": "similarity_search"})
-        assert r.status_code == 429 and r.json()["error"] and r.headers["retry-after"]
+        assert r.status_code == 429 and "one at a time" in r.json()["error"] and r.headers["retry-after"]
     assert post(json={"component": "similarity_search"}).status_code == 200
