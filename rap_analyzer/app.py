@@ -10,23 +10,46 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
 from .core import settings
-from .platform import page
+from .decide import log_routes
+from .decide import routes as decide
+from .library import routes as library
+from .music.catalog import MODEL_ID
+from .platform import contract, export, graphql, home_page, identity, infrastructure, page, tokens, track_page, usage
+from .platform import plugin_routes as plugins
 from .platform import routes as platform
+from .platform.contract import describe_api
 from .platform.edge import TRANSLATED, Edge, translate
+from .platform.idempotency import Idempotency
+from .platform.identity import Guard
+from .platform.signin import Csrf
+from .platform.sunset import Sunset
+from .platform.tenants import TenantStore
+from .platform.usage import Usage
+from .platform.validators import Conditional
+from .product import routes as product
+from .product import strategy_routes, trend_routes
+
+# %% ../nbs/assembly/70_app.ipynb #5c0b7a11
+from .product.events import default_events
+from .product.flags import FlagMetrics, Flags
+from .recommend import home_routes, model_routes, playlist_routes
+from .recommend import routes as recommend
 from .search import routes as search
-from .search.cache import Cache, scope_of
-from .search.index import built
-from .search.store import Store, default_store
+from .search.cache import Cache
+from .search.index import choose
+from .search.keys import scope_of
+from .search.lending import STRANGERS
+from .search.store import Store
 from .serve import routes as serve
 from .serve.admission import Doors
-from .serve.analysis import MAX_UPLOAD
 from .serve.metrics import Metrics
 from .serve.resilience import Breaker
-from .web import EVERYWHERE, describe_errors
+from .serve.routed import Routed
 
 # %% ../nbs/assembly/70_app.ipynb #1c0841cc
 OLD_S = 86_400  # for a day, an answer from before is better than none (seconds)
@@ -35,36 +58,53 @@ OLD_S = 86_400  # for a day, an answer from before is better than none (seconds)
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     "Open the store before the first request and close its pool after the last."
-    given = app.state.given or await asyncio.to_thread(default_store)
+    given = app.state.given or (await asyncio.to_thread(default_events)).store
     store = app.state.store = copy.copy(given)     # the pool belongs to this app and its loop; the rest is shared
     cache = app.state.cache = Cache(store.lab, "api", ttl_s=app.state.cache_s, old_s=OLD_S) if app.state.cache_s else None
-    app.state.cache_scope = scope_of(store)
+    app.state.cache_scope, store.guard = scope_of(store), Breaker("PostgreSQL").guard
     if cache: cache.follow(store); app.state.metrics.watch(cache)
-    await asyncio.to_thread(built, store)
+    await asyncio.to_thread(choose, store, 10, None, MODEL_ID)
     await store.aopen()
-    store.guard = Breaker("PostgreSQL").guard
+    if replica := store.lab.replica():
+        reads = app.state.reads = Routed(store, Store(replica, store.tenant))
+        await reads.aopen()
+        app.state.metrics.watch_reads(reads.counts)
+    flags = app.state.flags = await asyncio.to_thread(Flags(store.lab.home, app.state.flag_metrics).start)
+    app.state.issuer, app.state.strangers = app.state.guard.begin(store), TenantStore(store, STRANGERS)
+    app.state.usage.begin(store)
     try: yield
     finally:
-        await store.aclose()
+        await app.state.usage.aclose()
+        if replica: await reads.aclose()
+        await recommend.close_ensemble(*(v.state for v in app.state.guard.tenants.views.values())), await store.aclose()
+        flags.close(), await app.state.guard.end()
         if cache: await cache.aclose(); cache.close(); store.listeners.pop(cache, None)
 
 # %% ../nbs/assembly/70_app.ipynb #76ff4e6a
-ROOMS = (search, serve, platform, page)  # each has a router
+ROOMS = (search, library, serve, product, strategy_routes, trend_routes, recommend, home_routes, playlist_routes, model_routes,
+         tokens, identity, usage, platform, infrastructure, plugins, decide, log_routes, page, home_page, track_page, export,
+         graphql, contract)
 
 
 def create_app(
     store: Store | None = None,  # default: default_store(), opened when the service starts
     timeout_s: float = 10,  # no caller waits longer for an answer
     cache_s: float | None = None,  # how long answers are kept, 0: not at all; default: settings().api.cache_s
-    doors: Doors | None = None,  # who gets in; default: Doors with settings().api.per_minute
+    doors: Doors | None = None,  # how many get in; default: Doors with settings().api.per_minute
+    auth: str | None = None,  # who gets in: development, required or open; default: settings().api.auth
 ) -> FastAPI:  # needs a server that runs its lifespan, such as uvicorn
-    "The web service over one tenant's store."
+    "The web service: its store's tenant is the one of requests without a key, where those are let in."
     app = FastAPI(title="rap-analyzer", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.given, app.state.metrics = store, Metrics()
+    app.state.given, app.state.metrics, app.state.guard = store, Metrics(), Guard(auth)
+    app.state.flag_metrics, app.state.usage = FlagMetrics(app.state.metrics), Usage()
+    app.state.metrics.observers.append(app.state.usage.count)
     app.state.cache_s = settings().api.cache_s if cache_s is None else cache_s
-    names, bodies = settings().api.names.lower().split(), {"/api/analyze": MAX_UPLOAD}
+    bodies = {"/api/analyze": serve.MAX_UPLOAD, "/api/models": model_routes.BODY}
+    how = {"names": settings().api.names.lower().split(), "bodies": bodies, "guard": app.state.guard}
     doors = app.state.doors = doors or Doors(per_minute=settings().api.per_minute)
-    app.add_middleware(Edge, metrics=app.state.metrics, timeout_s=timeout_s, names=names, bodies=bodies, doors=doors)
-    for room in ROOMS: app.include_router(room.router, responses=describe_errors(*EVERYWHERE))
+    for layer in (Idempotency, Conditional, Sunset, Csrf): app.add_middleware(layer)            # the last one is outermost
+    app.add_middleware(Edge, metrics=app.state.metrics, timeout_s=timeout_s, doors=doors, **how)
+    for room in ROOMS: app.include_router(room.router)
+    app.openapi = partial(describe_api, app)
     for kind in TRANSLATED: app.add_exception_handler(kind, translate)
     return app

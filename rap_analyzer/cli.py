@@ -22,13 +22,20 @@ from .decide import commands as decide
 from .learn import commands as learn
 from .library import commands as library
 from .music import commands as music
+from .platform import commands as platform
+from .platform import plugin_commands as plugins
+from .product import commands as product
+from .recommend import commands as recommend
 from .search import commands as search
 from .serve import commands as serve
+from .serve import planning_commands as planning
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The Engineering Mindset Lab.")
-for room in (commands, search, music, library, serve, launcher, decide, learn):
+for room in (commands, search, music, library, serve, planning, product, recommend, platform, plugins, launcher, decide,
+             learn):
     app.registered_commands += room.app.registered_commands
     app.registered_groups += room.app.registered_groups
+product.CONSUMERS += ["rap_analyzer.recommend.likes", "rap_analyzer.recommend.online"]
 
 # %% ../nbs/assembly/90_cli.ipynb #355e91a7
 def hush() -> None:

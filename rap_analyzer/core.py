@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'LabError', 'Section', 'LabSection', 'CatalogSection', 'SearchSection', 'PostgresSection', 'ValkeySection',
-           'ApiSection', 'JupyterSection', 'Settings', 'describe_allowed', 'read_settings', 'find_settings', 'settings',
-           'shell_command', 'progress']
+           'ApiSection', 'SystemsSection', 'EventsSection', 'JupyterSection', 'Settings', 'describe_allowed',
+           'read_settings', 'find_settings', 'settings', 'shell_command', 'progress']
 
 # %% ../nbs/lab/10_core.ipynb #716ede04
 import configparser
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -36,6 +36,7 @@ class LabSection(Section):
     "Where the lab keeps its things, and how big the chapters run."
     home: str = Field("work", min_length=1)
     profile: Literal["full", "smoke"] = "full"
+    log: Literal["both", "file", "stderr"] = "both"
 
 
 class CatalogSection(Section):
@@ -61,6 +62,8 @@ class PostgresSection(Section):
     maintenance_work_mem_mb: int = Field(512, ge=16, le=65_536)
     statement_timeout_s: float = Field(60, gt=0, le=3_600)
     connect_timeout_s: int = Field(5, ge=1, le=60)
+    replica_stale_s: float = Field(2, ge=0, le=3_600)
+    archive: bool = False
 
 # %% ../nbs/lab/10_core.ipynb #47e713b8
 class ValkeySection(Section):
@@ -77,6 +80,23 @@ class ApiSection(Section):
     names: str = Field("", pattern=r"^[A-Za-z0-9. -]*$")
     cache_s: float = Field(300, ge=0, le=86_400)
     per_minute: int = Field(0, ge=0, le=1_000_000)
+    tenant_per_s: float = Field(0, ge=0, le=1_000_000)
+    explore: float = Field(0, ge=0, le=.5)
+    auth: Literal["development", "required", "open"] = "development"
+
+# %% ../nbs/lab/10_core.ipynb #5c0e5d71
+class SystemsSection(Section):
+    "Targets to measure the system against, and how often a listener asks."
+    target_tracks: int = Field(10_000_000, ge=1, le=10**12)
+    target_users: int = Field(100_000, ge=1, le=10**10)
+    target_ms: float = Field(200, gt=0, le=60_000)
+    target_availability: float = Field(.999, gt=0, lt=1)
+    ask_every_s: float = Field(30, gt=0, le=86_400)
+
+
+class EventsSection(Section):
+    "What carries events: Valkey Streams, or Kafka at this address (host:port, several with commas)."
+    kafka: str = Field("", pattern=r"^[A-Za-z0-9.,:_-]*$")
 
 
 class JupyterSection(Section):
@@ -94,6 +114,8 @@ class Settings(BaseModel):
     postgres: PostgresSection = PostgresSection()
     valkey: ValkeySection = ValkeySection()
     api: ApiSection = ApiSection()
+    systems: SystemsSection = SystemsSection()
+    events: EventsSection = EventsSection()
     jupyter: JupyterSection = JupyterSection()
 
     @property
@@ -112,8 +134,11 @@ def describe_allowed(field: FieldInfo) -> str:
     kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     kind, choices = field.annotation, get_args(field.annotation)
     if NoneType in choices: kind, choices = choices[0], ()
+    if get_origin(kind) is list:
+        longest = next((f", at most {m.max_length:,} of them" for m in field.metadata if hasattr(m, "max_length")), "")
+        return f"a list, each {describe_allowed(FieldInfo.from_annotation(choices[0]))}{longest}"
     if choices: return "one of " + ", ".join(map(str, choices))
-    words = kinds[kind]
+    words = kinds.get(kind, "an object")
     bounds = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le") if hasattr(m, name)}
     if "ge" in bounds: words += f" from {bounds['ge']:,}" if "le" in bounds else f" of at least {bounds['ge']:,}"
     if "gt" in bounds: words += f" above {bounds['gt']:,}"

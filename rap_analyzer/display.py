@@ -9,6 +9,7 @@ __all__ = ['format_value', 'Prose', 'Picture', 'Table']
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -75,7 +76,8 @@ class Table:
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
     def _repr_html_(self) -> str:
-        tag = lambda cell, kind, scope="": f"<{kind}{scope}>{html.escape(cell)}</{kind}>"
+        code = lambda cell: re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(cell))
+        tag = lambda cell, kind, scope="": f"<{kind}{scope}>{code(cell)}</{kind}>"
         top = "".join(tag(cell, "th", ' scope="col"') for cell in self.head)
         rest = "".join("<tr>" + tag(row[0], "th", ' scope="row"') + "".join(tag(cell, "td") for cell in row[1:]) + "</tr>"
                        for row in self.rows)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SERVER_USER', 'COPIES', 'CHILDREN', 'OWNERS', 'find_processes', 'unprivileged', 'give', 'idle_account', 'reachable',
-           'run_program', 'launch', 'handed_over', 'package_folder', 'find_programs', 'make_folders', 'find_free_port',
-           'Notes', 'Forked', 'renew_after_fork', 'memory_mb']
+           'run_program', 'launch', 'runs', 'wait_ended', 'handed_over', 'package_folder', 'find_programs',
+           'make_folders', 'find_free_port', 'Notes', 'Forked', 'renew_after_fork', 'memory_mb']
 
 # %% ../nbs/lab/16_processes.ipynb #cee920ac
 import json
@@ -15,7 +15,8 @@ import shutil
 import socket
 import stat
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib.util import find_spec
@@ -129,6 +130,25 @@ def launch(
     CHILDREN.append(child)
     with suppress(BrokenPipeError), child.stdin: child.stdin.write(said.encode())
     return child
+
+# %% ../nbs/lab/16_processes.ipynb #c0f13f55
+def runs(p: psutil.Process) -> bool:
+    "Whether a process is there and has not ended; a zombie has."
+    with suppress(psutil.Error): return p.is_running() and p.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def wait_ended(
+    found: Iterable[psutil.Process],  # of whatever parent
+    timeout_s: float,
+) -> list[psutil.Process]:  # those that still run
+    "Wait until processes have ended."
+    left, end = list(found), time.monotonic() + timeout_s
+    while True:
+        CHILDREN[:] = [child for child in CHILDREN if child.poll() is None]
+        left = [p for p in left if runs(p)]
+        if not left or time.monotonic() >= end: return left
+        time.sleep(0.02)
 
 # %% ../nbs/lab/16_processes.ipynb #3ceef8c2
 @contextmanager

@@ -17,7 +17,8 @@ import redis
 from fastcore.basics import patch
 
 from .core import LabError, ValkeySection, settings
-from .processes import Notes, find_processes, find_programs, launch
+from .disk import bound_log
+from .processes import Notes, find_processes, find_programs, launch, wait_ended
 
 # %% ../nbs/lab/18_valkey.ipynb #25ad1e2e
 VALKEY_CONF = """
@@ -84,6 +85,7 @@ def start(self: Valkey) -> None:
     text = VALKEY_CONF.format(port=self.notes.port("valkey", self.cfg.port), password=self.notes.read()["valkey_password"],
                               memory=self.cfg.maxmemory_mb)
     (self.folder / "valkey.conf").unlink(missing_ok=True)              # of older versions, with the password in it
+    bound_log(self.log)
     server = launch(valkey_binary(), "-", cwd=self.folder, log=self.log, said=text)
     end = time.monotonic() + 20
     while not self.answers(0):
@@ -96,4 +98,4 @@ def stop(self: Valkey) -> None:
     "Stop the server, politely first."
     for p in self.processes():
         with suppress(psutil.Error): p.terminate()
-    for p in psutil.wait_procs(self.processes(), timeout=10)[1]: p.kill()
+    for p in wait_ended(self.processes(), 10): p.kill()

@@ -25,6 +25,8 @@ from multiprocessing import active_children, get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
 
+import _proof
+
 from rap_analyzer.core import LabError
 from rap_analyzer.disk import locked, write_whole
 
@@ -153,6 +155,14 @@ def short(line: str, most: int = 500) -> str:
     return line if len(line) <= most else f"{line[:most - 100]} ... ({len(line):,} characters) ... {line[-60:]}"
 
 
+def typed(path: Path) -> str:
+    "The first output of an executed notebook that shows Markdown as it was typed: its page would be refused by the site."
+    for n, c in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"], 1):
+        for o in c.get("outputs", []):
+            for said in _proof.raw_markdown("".join(o.get("data", {}).get("text/html", ""))): return f"cell {n} {said}"
+    return ""
+
+
 def parameters(path: Path, **known: object) -> dict:
     "Those of the known values that the notebook's parameters cell asks for."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -179,7 +189,8 @@ def execute(source: Path, target: Path, tracks: int, cell_s: float, bar: bool = 
     if draft.exists(): draft.replace(target)
     record = {"status": "failed" if error else "passed", "seconds": round(seconds, 1), "cached": False, "tracks": tracks,
               "at": datetime.now(UTC).isoformat(timespec="seconds")}
-    return record | ({"error": failure(target, error)} if error else {})
+    if error: return record | {"error": failure(target, error)}
+    return record | {"status": "failed", "error": left} if (left := typed(target)) else record
 
 
 @contextmanager
@@ -227,7 +238,7 @@ def servers(folders: list[Path], code: str) -> Iterator[int]:
 
 def environment(root: Path, profile: str, jobs: int) -> None:
     "What kernels inherit: this profile, this home, this environment's Python, and nobody's outside database."
-    for name in ("DATABASE_URL", "DATABASE_ADMIN_URL", "REDIS_URL"): os.environ.pop(name, None)
+    for name in ("DATABASE_URL", "DATABASE_ADMIN_URL", "DATABASE_REPLICA_URL", "REDIS_URL"): os.environ.pop(name, None)
     os.environ |= {"RAP_LAB_HOME": str(root / "_build" / "lab" / profile), "RAP_LAB_PROFILE": profile,
                    "RAP_SETTINGS": str(root / "settings.ini"), "JUPYTER_PREFER_ENV_PATH": "1"}
     if "XDG_RUNTIME_DIR" not in os.environ:  # kernels warn where there is none, or one that others may read
@@ -311,7 +322,7 @@ def expected(todo: list[Path], root: Path, known: dict[str, dict], jobs: int) ->
 def run(root: Path, profile: str, only: str = "*", jobs: int | None = None, force: bool = False, cell_s: float = CELL_S,
         changed: bool = False) -> int:
     "Execute what has changed; exit code 1 if a notebook failed, 2 if there is none to execute."
-    chosen, jobs = notebooks(root, only), jobs or (2 if profile == "smoke" else 1)
+    chosen, jobs = notebooks(root, only), jobs or (3 if profile == "smoke" else 1)
     if changed and not (chosen := [p for p in chosen if p in edited(root)]):
         print("No notebook differs from the last commit.")
         return 0
@@ -327,6 +338,7 @@ def run(root: Path, profile: str, only: str = "*", jobs: int | None = None, forc
             r = mine.get(str(p.relative_to(root)), {})
             return (r.get("status"), r.get("hash")) == ("passed", hashes[p]) and executed(root, profile, p).exists()
         todo = [p for p in chosen if force or not fresh(p)]
+        jobs = min(jobs, len(todo)) or 1
         book[profile] = mine
         if todo:
             print(f"{len(todo)} notebooks to execute: {expected(todo, root, mine, jobs)}", file=sys.stderr, flush=True)
@@ -351,7 +363,7 @@ def options(about: str) -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository's folder")
     parser.add_argument("--profile", choices=PROFILES, help="full: the course's sizes (default); smoke: small ones")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time, each with servers of its own; more "
-                        "than 1 disturbs measurements (default: 1; smoke: 2)")
+                        "than 1 disturbs measurements (default: 1; smoke: 3, since many wait)")
     parser.add_argument("--cell-s", type=float, default=CELL_S, metavar="S", help=f"seconds a cell may take ({CELL_S})")
     parser.add_argument("--force", action="store_true", help="execute again what has already passed")
     return parser

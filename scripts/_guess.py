@@ -96,9 +96,15 @@ def between(sources: list[str], ask: Ask) -> set[int]:
     return found
 
 
+def cites(source: str, key: str) -> bool:
+    "Whether a cell puts figures of this key into words, as `say` does."
+    return any(isinstance(n, ast.Constant) and isinstance(n.value, str) and re.search(rf"\{{{re.escape(key)}[.:}}]", n.value)
+               for n in nodes(source))
+
+
 def spoilers(sources: list[str], asked: list[Ask]) -> dict[int, set[str]]:
-    """The cells whose results would spoil a guess, and whose: those between question and answer, and what shows their values again
-    before the next heading. A cell that itself asks spoils nothing."""
+    """The cells whose results would spoil a guess, and whose: those between question and answer, what shows their values again
+    before the next heading, and every sentence that cites the answer. A cell that itself asks spoils nothing."""
     found: dict[int, set[str]] = {}
     for ask in asked:
         hidden = between(sources, ask) - {a.cell for a in asked}
@@ -108,6 +114,8 @@ def spoilers(sources: list[str], asked: list[Ask]) -> dict[int, set[str]]:
             if not told.isdisjoint(used(sources[j])):
                 hidden.add(j)
                 told |= assigned(sources[j])
+        asking = {a.cell for a in asked}
+        hidden |= {j for j in range(ask.cell + 1, len(sources)) if j not in asking and cites(sources[j], ask.key)}
         for j in hidden: found.setdefault(j, set()).add(ask.key)
     return found
 

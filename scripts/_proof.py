@@ -50,6 +50,7 @@ def figures(text: str) -> Iterator[tuple[str, float, float]]:
         known = digits.replace(".", "").lstrip("0")
         if len(known if "." in digits else known.rstrip("0")) < 3: continue
         if float(digits) in (1, 100): continue  # of a whole: no news
+        if text[:m.start()].endswith("at most "): continue  # a bound, which a result may meet by chance
         scale = 0.01 if m["percent"] else 1
         yield m[0], float(digits) * scale, scale * 0.5 * 10 ** -len(digits.partition(".")[2])
 

@@ -210,6 +210,20 @@ def guesses(nb: list[Cell]) -> Found:
             for call in _guess.unread(c.text): yield f"cell {c.number}: the site makes no form of `{call}`: write its scale out"
 
 
+def unshown(nb: list[Cell]) -> Found:
+    "A notebook shows the last expression of a cell: a sentence or a comparison before it is lost."
+    for c in nb:
+        if c.kind != "code" or c.exported: continue
+        try: body = ast.parse(c.text).body
+        except SyntaxError: continue                                          # a magic
+        blocks = [s for n in body if isinstance(n, ast.With | ast.For | ast.If | ast.Try) for s in ast.walk(n)]
+        for n in [*body[:-1], *blocks]:
+            if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call):
+                called = ast.unparse(n.value.func)
+                if called == "say" or called.endswith(".against_prediction"):
+                    yield f"cell {c.number}: nobody sees {called.rpartition('.')[2]}(...) unless it ends the cell"
+
+
 def foretold(notebooks: dict[str, list[Cell]]) -> Found:
     "No notebook tells the outcome of a guess that one after it asks for; they come in reading order."
     asked = {a.key: (i, name) for i, (name, nb) in enumerate(notebooks.items())
@@ -226,7 +240,7 @@ def check(path: Path, chapter: bool = True) -> list[str]:
     try: nb = cells(path)
     except (ValueError, KeyError, TypeError): return ["is not a notebook"]
     found = [*title(nb), *stored(nb), *widths(nb), *directives(nb), *typed_figures(nb), *links(nb, path), *onward(nb),
-             *guesses(nb)]
+             *guesses(nb), *unshown(nb)]
     if chapter: found += [*owner(nb, path), *exports(nb), *closing(nb)]
     return found
 

@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import check_notebooks
+import client_models
 import import_contracts
 import readme
 
@@ -145,6 +146,7 @@ CHECKS: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
     "imports": ("imports follow the order of the book", imports),
     "notebooks": ("notebook style", check_notebooks.problems),
     "readme": ("README's chapters", readme.problems),
+    "sdk": ("the client's models are what the schema gives", client_models.problems),
     "exercises": ("exercises", exercises),
     "compose": ("compose file", compose),
 }

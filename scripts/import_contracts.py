@@ -12,9 +12,12 @@ from rap_analyzer.book import modules
 
 PACKAGE = "rap_analyzer"
 SEAMS = {  # an outside package: the only modules that import it themselves
-    "psycopg": ("lab", "postgres", "search.copy", "search.sessions", "search.store"),
+    "psycopg": ("lab", "postgres", "search.copy", "search.sessions", "search.store", "serve.replica", "serve.failover",
+                "platform.designs"),
     "psycopg_pool": ("lab", "postgres", "search.sessions"),
-    "fastapi": ("app", "platform.*", "*.routes"),
+    "fastapi": ("app", "platform.*", "*.routes", "*_routes"),
+    "strawberry": ("platform.loaders", "platform.graphql*"),
+    "tantivy": ("decide.engines",),
 }
 HEAD = f"[importlinter]\nroot_package = {PACKAGE}\ninclude_external_packages = True\n"
 

@@ -5,13 +5,13 @@ import re
 
 import httpx
 import pytest
+from helpers import own_database
 
 from rap_analyzer.app import create_app
-from rap_analyzer.lab import Lab
 from rap_analyzer.search.filters import Filter, filtered
 from rap_analyzer.search.fulltext import find, hybrid
 from rap_analyzer.search.index import build
-from rap_analyzer.search.store import Store, fill, migrate
+from rap_analyzer.search.store import Store, fill
 from rap_analyzer.web import serving
 
 SEARCH = "/api/tracks/search"
@@ -19,13 +19,11 @@ SEARCH = "/api/tracks/search"
 
 @pytest.fixture(scope="module")
 def store(lab):
-    own = Lab(home=lab.home, database="test_api_search").up()
-    migrate(own)
-    store = fill(Store(own, "words"), 800)
-    build("hnsw_halfvec", store)
-    yield store
-    store.forget()
-    lab.drop_database("test_api_search")
+    with own_database(lab, "test_api_search") as own:
+        store = fill(Store(own, "words"), 800)
+        build("hnsw_halfvec", store)
+        yield store
+        store.forget()
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,19 @@ from typing import Annotated
 import pytest
 from fastapi import APIRouter, FastAPI, Query
 from fastapi.testclient import TestClient
+from helpers import own_database
 from typer.testing import CliRunner
 
 from rap_analyzer import cli
 from rap_analyzer.app import create_app
 from rap_analyzer.core import settings
-from rap_analyzer.lab import Lab
 from rap_analyzer.music.catalog import MODEL_ID
 from rap_analyzer.platform.edge import TRANSLATED, Edge, translate
 from rap_analyzer.search import store as stores
 from rap_analyzer.search.filters import Filter, read_filter
 from rap_analyzer.search.index import build
 from rap_analyzer.search.routes import Conditions
-from rap_analyzer.search.store import Store, fill, migrate
+from rap_analyzer.search.store import Store, fill
 from rap_analyzer.serve.metrics import Metrics
 from rap_analyzer.web import RequestModel, describe_errors, read_parameters
 
@@ -35,13 +35,11 @@ def modules_named(pattern: str) -> list:
 
 @pytest.fixture(scope="module")
 def store(lab):
-    own = Lab(home=lab.home, database="test_assembly").up()
-    migrate(own)
-    store = fill(Store(own, "doors"), 300)
-    build("hnsw_halfvec", store)
-    yield store
-    store.forget()
-    lab.drop_database("test_assembly")
+    with own_database(lab, "test_assembly") as own:
+        store = fill(Store(own, "doors"), 300)
+        build("hnsw_halfvec", store)
+        yield store
+        store.forget()
 
 
 def test_every_room_s_routes_are_served():
@@ -56,7 +54,7 @@ def test_every_room_s_routes_are_served():
 
 
 def test_every_room_s_commands_are_there():
-    rooms = [*modules_named("*/commands.py"), *modules_named("*commands.py"), *modules_named("launcher.py")]
+    rooms = [*modules_named("*/*commands.py"), *modules_named("*commands.py"), *modules_named("launcher.py")]
     named = lambda app: {id(info) for info in [*app.registered_commands, *app.registered_groups]}
     assert len(rooms) >= 7 and set().union(*(named(room.app) for room in rooms)) == named(cli.app)
 

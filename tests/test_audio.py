@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from rap_analyzer.core import LabError
-from rap_analyzer.music import audio, containers
+from rap_analyzer.music import audio
 from rap_analyzer.music.audio import (
     BadAudio,
     Clip,
@@ -23,6 +23,8 @@ from rap_analyzer.music.audio import (
     validate,
     wav,
 )
+from rap_analyzer.music.formats import KINDS, detect_format
+from rap_analyzer.music.frames import frame_size
 from rap_analyzer.music.spectrum import mel_filters, mel_spectrogram, plot_clip
 
 SR = 22_050
@@ -151,7 +153,7 @@ def test_an_mp3_that_does_not_say_how_long_it_is(sr, channels, mode):
     out = io.BytesIO()
     soundfile.write(out, np.repeat(x[:, None], channels, axis=1), sr, format="MP3", bitrate_mode=mode, compression_level=0.5)
     data = out.getvalue()
-    bare = data[containers.frame_size(data[:4]):]
+    bare = data[frame_size(data[:4]):]
     tag = b"ID3\3\0\0\0\0\1\0" + bytes(128)
     for given in (bare, tag + bare, tag + data, bare + b"TAG" + bytes(125)):
         clip = load(given)
@@ -159,7 +161,7 @@ def test_an_mp3_that_does_not_say_how_long_it_is(sr, channels, mode):
         assert np.abs(clip.samples[: 3 * sr]).max() < 0.01 and clip.samples[-3 * sr: -sr].std() > 0.1
     out = io.BytesIO()
     soundfile.write(out, np.concatenate([loud, quiet]), sr, format="MP3", bitrate_mode=mode, compression_level=0.5)
-    assert load(out.getvalue()[containers.frame_size(out.getvalue()[:4]):]).seconds == pytest.approx(8, abs=0.2)
+    assert load(out.getvalue()[frame_size(out.getvalue()[:4]):]).seconds == pytest.approx(8, abs=0.2)
 
 
 TAG = b"ID3\3\0\0\0\0\1\0" + bytes(128)
@@ -232,7 +234,7 @@ def test_tags_may_stand_before_any_sound(kind):
 
 def test_junk_around_the_frames_of_an_mp3():
     whole = encoded(LOUD, kind="MP3")
-    bare = whole[containers.frame_size(whole[:4]):]
+    bare = whole[frame_size(whole[:4]):]
     junk = b"\x01junk\xff" * 99
     for front in (bytes(1_000), bytes(70_000), junk, TAG + bytes(999), TAG + junk):
         assert load(front + whole).seconds == pytest.approx(6, abs=0.1), front[:20]
@@ -274,7 +276,7 @@ def test_the_rarer_forms_are_read_and_known_by_their_content(tmp_path, kind, sub
     soundfile.write(out, np.stack([tone(4, sr=sr)] * 2, axis=1), sr, format=kind, subtype=subtype, endian=endian)
     clip = load(out.getvalue())
     assert clip.seconds == pytest.approx(4, abs=0.1) and loudest_hz(clip) == pytest.approx(440, abs=1)
-    assert containers.detect_format(out.getvalue()[:4_096]) in containers.KINDS
+    assert detect_format(out.getvalue()[:4_096]) in KINDS
     if kind == "RF64": assert load(b"BW64" + out.getvalue()[4:]).seconds == 4
 
 

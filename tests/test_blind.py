@@ -112,7 +112,7 @@ def test_the_case_cannot_be_chosen(home, own):
     with pytest.raises(LabError, match="21.1 has no cases"): course.case("21.1")
 
 
-@pytest.mark.parametrize("name", ["19.1", "29.2"])
+@pytest.mark.parametrize("name", ["19.1", "29.2", "31.16"])
 def test_the_experiment_fits_the_case(name):
     ex = exercise(name)
     own = space_of(ex.checker)
@@ -122,3 +122,113 @@ def test_the_experiment_fits_the_case(name):
             cues = sorted(own["SEEN"])[:2]
             found = list(describe_checks(ex, [own["about"](letter, [remedy, cues])]))
             assert own["TRY"][letter][remedy] in found[0].message and found[0].belief == remedy
+
+
+# ---- the blind case of the Systems chapter
+
+@pytest.fixture(scope="module")
+def queues():
+    "What the checker of 31.16 defines."
+    return space_of(exercise("31.16").checker)
+
+
+def test_no_habit_passes_the_queues(queues):
+    orders = [[queues["which"](1_000 * who + i) for i in range(7)] for who in range(300)]
+    assert all(sorted(o) == sorted(queues["CASES"]) for o in orders) and len({tuple(o) for o in orders}) > 100
+    won = []
+    for remedy in (*queues["REMEDIES"], "other"):
+        for pair in itertools.combinations(queues["SEEN"], 2):
+            ok = {n: queues["about"](n, [remedy, list(pair)]).ok for n in queues["CASES"]}
+            assert sum(ok.values()) <= 2
+            won += [any(ok[a] and ok[b] for a, b in itertools.pairwise(o)) for o in orders]
+    assert sum(won) / len(won) < 0.03
+
+
+def test_more_workers_fail_in_most_of_the_queues(queues):
+    rights = [c["right"] for c in queues["CASES"].values()]
+    assert len(rights) >= 6 and rights.count("workers") <= len(rights) / 3 and {"leave", "refuse"} <= set(rights)
+    for name, c in queues["CASES"].items():
+        assert set(c["against"]) == {*queues["REMEDIES"], "other"} - {c["right"]}
+        assert all(queues["about"](name, [c["right"], sorted(need)]).ok for need in c["needs"]) and "Case " + name in str(
+            next(queues["show"](seed) for seed in range(7) if queues["which"](seed) == name))
+
+
+def test_the_recorded_queues_say_what_the_cases_say():
+    recorded = json.loads((settings().root / "exercises" / "cases" / "31.json").read_text(encoding="utf-8"))["cases"]
+    for n, r in recorded.items():
+        wanted = r["processor"]["ran"] + r["processor"]["ready"]
+        assert wanted > .85 if n in ("partner", "button") else wanted < .25, n
+        assert (r["waits"]["locked"] > r["processor"]["workers"] / 2) == (n == "summary"), n
+        assert (r["promise"]["in_time"] >= .95 * r["promise"]["accepted"]) == (n == "night"), n
+        assert (r["queue"][-1] > 1.5 * max(5, r["queue"][0])) == (n != "night") and (n != "night" or not r["queue"][-1]), n
+        assert (r["attempts"]["attempts"] > 2 * r["promise"]["done"]) == (r["attempts"]["reason"] is not None) == (n == "gone"), n
+        assert (r["inputs"]["different"] < .1 * r["inputs"]["of"]) == (n == "button"), n
+
+
+# ---- months (32.13)
+
+@pytest.fixture(scope="module")
+def months(): return space_of(exercise("32.13").checker)
+
+
+def test_no_constant_answer_passes_the_months(months):
+    names = sorted(months["CASES"])
+    for seed in range(0, 40_000, 1_000):
+        order = [months["which"](seed + n) for n in range(6)]
+        assert set(order) == set(names)
+        rights = [months["CASES"][n]["right"] for n in order]
+        assert all(a != b for a, b in itertools.pairwise(rights))
+    assert {c["right"] for c in months["CASES"].values()} == {"speed", "filter", "leave"}         # the famous remedy never helps
+    for name, c in months["CASES"].items():
+        assert set(c["against"]) == {*months["REMEDIES"]} - {c["right"]}
+        assert months["about"](name, [c["right"], [c["by"], "skips"]]).ok
+        assert not months["about"](name, [c["right"], ["plays", c["by"]]]).ok
+
+
+def test_the_recorded_months_say_what_the_cases_say():
+    recorded = json.loads((settings().root / "exercises" / "cases" / "32.json").read_text(encoding="utf-8"))["cases"]
+    for n, pair in recorded.items():
+        a, b = pair["before"], pair["now"]
+        assert b["plays"]["per_day"] > 1.2 * a["plays"]["per_day"] and b["retention"]["share"] < .92 * a["retention"]["share"], n
+        assert (b["complete"]["share"] < .9 * a["complete"]["share"]) == (n in ("slow", "some", "mix")), n
+        assert (b["waits"]["gone"] > 3 * a["waits"]["gone"]) == (n in ("slow", "some")), n
+        assert (b["waits"]["p50_ms"] > 3 * a["waits"]["p50_ms"]) == (n == "slow"), n
+        assert (b["accounts"]["one_track"] > 10) == (n == "machines") and b["skips"]["share"] < 1.02 * a["skips"]["share"], n
+        assert (b["complete"]["had_third_week"] < .5 * b["complete"]["of"]) == (n == "young"), n
+        same = [abs(b["personas"][p]["share"] - a["personas"][p]["share"]) < .04 for p in a["personas"]]
+        assert all(same) == (n == "mix"), n
+
+
+# ---- rankings (32.23)
+
+@pytest.fixture(scope="module")
+def rankings(): return space_of(exercise("32.23").checker)
+
+
+def test_no_constant_answer_passes_the_rankings(rankings):
+    names = sorted(rankings["CASES"])
+    for seed in range(0, 40_000, 1_000):
+        order = [rankings["which"](seed + n) for n in range(6)]
+        assert set(order) == set(names)
+        rights = [rankings["CASES"][n]["right"] for n in order]
+        assert all(a != b for a, b in itertools.pairwise(rights))
+    assert {c["right"] for c in rankings["CASES"].values()} == {"speed", "fresh", "weigh", "leave"}
+    for name, c in rankings["CASES"].items():
+        assert set(c["against"]) == {*rankings["REMEDIES"]} - {c["right"]}
+        assert rankings["about"](name, [c["right"], [c["by"], "split"]]).ok
+        assert not rankings["about"](name, [c["right"], ["online", c["by"]]]).ok
+        assert f"### Case {name}" in next(rankings["show"](s) for s in range(9) if rankings["which"](s) == name)
+
+
+def test_the_recorded_rankings_say_what_the_cases_say():
+    recorded = json.loads((settings().root / "exercises" / "cases" / "32_recommend.json").read_text(encoding="utf-8"))["cases"]
+    for n, r in recorded.items():
+        old, new, on = r["offline"]["old"], r["offline"]["new"], r["online"]
+        assert new["replay"] > 1.01 * old["replay"] and on["effect"] < 0 and on["srm"] > .05, n          # up offline, down online
+        assert (new["weighted"][2] < old["weighted"][0]) == (n == "replay"), n
+        assert (new["weighted"][1] > old["weighted"][0]) == (n != "replay"), n
+        assert (r["waits"]["new"]["gone"] > 3 * r["waits"]["old"]["gone"]) == (n in ("slow", "some")), n
+        assert (r["waits"]["new"]["p50_ms"] > 3 * r["waits"]["old"]["p50_ms"]) == (n == "slow"), n
+        assert (r["repeats"]["new"]["shown_again"] > 1.5 * r["repeats"]["old"]["shown_again"]) == (n == "again"), n
+        assert (on["any_time"][1] > 0) == (r["days"] < r["planned"]) == (n == "early"), n
+        assert (on["high"] > 0) == (n == "early"), n

@@ -211,6 +211,16 @@ def test_each_notebook_starts_afresh(tmp_path):
     assert not any(map(psutil.pid_exists, map(int, (pid1, pid2))))
 
 
+def test_an_output_that_the_site_would_refuse_is_a_failure(tmp_path):
+    "A table that shows its backticks is found where it is made, before the site is built."
+    shows = "from IPython.display import HTML\nHTML('<p>{}</p>')"
+    for text, status in (("see `slo`", "failed"), ("see <code>slo</code>", "passed")):
+        source = put(tmp_path / "shows.ipynb", cell("code", "1"), cell("code", shows.format(text)))
+        record = _book.execute(source, tmp_path / "out.ipynb", 3_000, 30)
+        assert record["status"] == status
+        if status == "failed": assert record["error"] == "cell 2 shows Markdown as it was typed: 'see `slo`'"
+
+
 def test_a_kernel_that_dies_is_a_failure(tmp_path):
     source = put(tmp_path / "nb.ipynb", cell("code", "import os\nos._exit(3)"))
     record = _book.execute(source, tmp_path / "out.ipynb", 3_000, 30)

@@ -15,8 +15,9 @@ import redis
 from rap_analyzer.core import LabError
 from rap_analyzer.music import catalog
 from rap_analyzer.processes import find_free_port
-from rap_analyzer.search.cache import HITS, Cache, answer_from_cache, decode_hits, encode_hits, key_of, scope_of, spread_ttl
+from rap_analyzer.search.cache import Cache, answer_from_cache
 from rap_analyzer.search.index import Hit, similar
+from rap_analyzer.search.keys import HITS, decode_hits, encode_hits, key_of, scope_of, spread_ttl
 from rap_analyzer.search.store import Store, UnknownTrack
 from rap_analyzer.valkey import valkey_binary
 

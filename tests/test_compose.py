@@ -32,6 +32,7 @@ STACK = yaml.safe_load(COMPOSE)
 def filled(text: str, **values: str) -> str:
     "A string of the compose file with its variables replaced, as compose would."
     text = re.sub(r"(?<!\$)\$\{(\w+)(?::?[-?]([^}]*))?\}", lambda m: values.get(m[1], m[2] or ""), text)
+    text = re.sub(r"(?<!\$)\$\{(\w+):\+([^}]*)\}", lambda m: m[2] if values.get(m[1]) else "", text)
     return text.replace("$$", "$")
 
 
@@ -46,7 +47,7 @@ def problems(stack: dict) -> list[str]:
         for other, how in (s.get("depends_on") or {}).items():
             if other not in services: found.append(f"{name} waits for {other}, which is not there")
             elif how["condition"] == "service_started": found.append(f"{name} does not wait until {other} is healthy")
-        if "build" not in s and not re.search(r":\d+\.\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?$", s.get("image", "")):
+        if "build" not in s and not re.search(r":v?\d+\.\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?$", s.get("image", "")):
             found.append(f"{name}: image {s.get('image')} is not pinned to a full version")
         for port in s.get("ports") or ():
             if not str(port).startswith("127.0.0.1:"): found.append(f"{name}: port {port} is open to the network")
@@ -75,6 +76,10 @@ def test_compose_file_keeps_the_rules(): assert problems(STACK) == []
     (lambda s: s["db"].pop("user"), "runs as root"),
     (lambda s: s["valkey"].update(user="0:0"), "runs as root"),
     (lambda s: s["api"].pop("mem_limit"), "no mem_limit"),
+    (lambda s: s["prometheus"].update(ports=["9090:9090"]), "open to the network"),
+    (lambda s: s["grafana"].update(image="grafana/grafana:12"), "not pinned"),
+    (lambda s: s["prometheus"].pop("healthcheck"), "no health check"),
+    (lambda s: s["grafana"]["environment"].update(GF_SECURITY_ADMIN_PASSWORD="admin"), "is written into the file"),
     (lambda s: s["db"]["environment"].update(POSTGRES_PASSWORD="hunter2"), "is written into the file"),
 ])
 def test_each_rule_can_fail(change, says):
@@ -94,9 +99,11 @@ def test_compose_file_follows_the_specification():
 
 def test_every_secret_is_required_and_every_variable_explained():
     used = re.findall(r"(?<!\$)\$\{(\w+)(:[-?])?", COMPOSE)
-    assert {n for n, _ in used} == {"POSTGRES_PASSWORD", "RAP_APP_PASSWORD", "VALKEY_PASSWORD", "RAP_CATALOG_TRACKS",
-                                    "RAP_API_PORT"}
-    assert all(how == ":?" for name, how in used if name.endswith("PASSWORD"))
+    assert {n for n, _ in used} == {"POSTGRES_PASSWORD", "RAP_CLAIM_KEY", "RAP_APP_PASSWORD", "RAP_LOADER_PASSWORD",
+                                    "VALKEY_PASSWORD", "RAP_REPLICA_PASSWORD", "RAP_REPLICA", "RAP_API_AUTH",
+                                    "GRAFANA_PASSWORD", "RAP_CATALOG_TRACKS", "RAP_API_PORT", "RAP_PROMETHEUS_PORT",
+                                    "RAP_GRAFANA_PORT"}
+    assert all(how == ":?" for name, how in used if name.endswith(("PASSWORD", "_KEY")))
     example = (ROOT / ".env.example").read_text()
     for name, _ in used: assert re.search(rf"^#?{name}=", example, re.M)
     assert not re.search(r"^\w*PASSWORD=.", example, re.M)
@@ -105,7 +112,10 @@ def test_every_secret_is_required_and_every_variable_explained():
 def test_only_setup_sees_the_administrator():
     who = {name for name, s in STACK["services"].items() if "POSTGRES_PASSWORD" in str(s.get("environment"))}
     assert who == {"db", "setup"}
-    assert STACK["networks"]["inside"]["internal"] and STACK["services"]["db"]["networks"] == ["inside"]
+    loaders = {name for name, s in STACK["services"].items() if "RAP_LOADER_PASSWORD" in str(s.get("environment"))}
+    assert loaders == {"db", "worker", "events"}
+    assert STACK["networks"]["inside"]["internal"]
+    assert all(STACK["services"][name]["networks"] == ["inside"] for name in ("db", "valkey", "queue", "worker", "events"))
 
 
 def test_every_mount_is_there():
@@ -191,7 +201,8 @@ def test_slim_lock_is_enough_to_import_the_service(tmp_path):
 
 # ---- what the containers run, without containers
 
-WORDS = {"POSTGRES_PASSWORD": "boss-1", "RAP_APP_PASSWORD": "app-2", "VALKEY_PASSWORD": "cache-3"}
+WORDS = {"POSTGRES_PASSWORD": "boss-1", "RAP_APP_PASSWORD": "app-2", "VALKEY_PASSWORD": "cache-3",
+         "RAP_CLAIM_KEY": "sign-6" * 6, "RAP_LOADER_PASSWORD": "loader-4", "RAP_REPLICA_PASSWORD": "replica-5"}
 
 
 @pytest.fixture(scope="module")
@@ -238,9 +249,9 @@ def until(condition, wait_s=20) -> bool:
     return bool(condition())
 
 
-def psql(port: int, user: str, word: str, query: str) -> subprocess.CompletedProcess:
+def psql(port: int, user: str, word: str, query: str, database: str = "rap") -> subprocess.CompletedProcess:
     env = {**os.environ, "PGPASSWORD": word, "PGCONNECT_TIMEOUT": "5"}
-    return subprocess.run([pg_binary("psql"), "-h", "127.0.0.1", "-p", str(port), "-U", user, "-d", "rap", "-Atc", query],
+    return subprocess.run([pg_binary("psql"), "-h", "127.0.0.1", "-p", str(port), "-U", user, "-d", database, "-Atc", query],
                           capture_output=True, text=True, env=env)
 
 
@@ -249,10 +260,12 @@ def ready(db, valkey, tmp_path_factory):
     "Database, role and catalog as the entrypoint, deploy/postgres and the `setup` service leave them: the api's environment."
     admin = {**os.environ, "PGHOST": "127.0.0.1", "PGPORT": str(db), "PGPASSWORD": WORDS["POSTGRES_PASSWORD"],
              "POSTGRES_USER": "postgres", "POSTGRES_DB": "rap", "RAP_APP_PASSWORD": WORDS["RAP_APP_PASSWORD"],
+             "RAP_LOADER_PASSWORD": WORDS["RAP_LOADER_PASSWORD"], "RAP_REPLICA_PASSWORD": WORDS["RAP_REPLICA_PASSWORD"],
+             "PGDATA": psql(db, "postgres", WORDS["POSTGRES_PASSWORD"], "SHOW data_directory", "postgres").stdout.strip(),
              "PATH": f"{Path(pg_binary('psql')).parent}:{os.environ['PATH']}"}
     subprocess.run(["createdb", "-U", "postgres", "rap"], env=admin, check=True)
     for script in sorted((ROOT / "deploy/postgres").glob("*.sh")): subprocess.run(["sh", script], env=admin, check=True)
-    places = {"@db:5432": f"@127.0.0.1:{db}", "@valkey:6379": f"@127.0.0.1:{valkey[0]}"}
+    places = {"@db:5432": f"@127.0.0.1:{db}"} | {f"@{name}:6379": f"@127.0.0.1:{valkey[0]}" for name in ("valkey", "queue")}
     def env_of(name):
         given = {k: filled(str(v), **WORDS) for k, v in STACK["services"][name]["environment"].items()}
         for far, near in places.items(): given = {k: v.replace(far, near) for k, v in given.items()}
@@ -260,7 +273,7 @@ def ready(db, valkey, tmp_path_factory):
         return {**clean, **given, "RAP_LAB_HOME": str(tmp_path_factory.mktemp(name)), "RAP_SETTINGS": str(ROOT / "settings.ini")}
     setup = {**env_of("setup"), "RAP_CATALOG_TRACKS": "300"}
     for _ in range(2): subprocess.run(command("setup"), env=setup, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    return env_of("api")
+    return {name: env_of(name) for name in ("api", "worker")}
 
 
 def command(service: str) -> list[str]:
@@ -294,7 +307,7 @@ def test_the_service_may_not_do_more_than_it_needs(db, ready):
 
 def test_the_service_answers_on_servers_of_others(ready):
     port = find_free_port()
-    env = {**ready, "RAP_API_PORT": str(port), "RAP_API_HOST": "127.0.0.1"}
+    env = {**ready["api"], "RAP_API_PORT": str(port), "RAP_API_HOST": "127.0.0.1"}
     assert "DATABASE_ADMIN_URL" not in env
     server = subprocess.Popen(command("api"), env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -303,10 +316,75 @@ def test_the_service_answers_on_servers_of_others(ready):
         assert until(lambda: subprocess.run([sys.executable, *probe], capture_output=True).returncode == 0)
         body = httpx.get(f"http://127.0.0.1:{port}/api/tracks/similar?track_id=42&k=3").json()
         assert len(body["hits"]) == 3 and body["hits"][0]["why"].startswith("hnsw_halfvec")
+        host = STACK["services"]["api"]["environment"]["RAP_API_NAMES"]
+        scraped = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"host": f"{host}:8000"})
+        assert scraped.status_code == 200 and "rap_requests_total" in scraped.text
+        work(ready["worker"], port)
     finally:
         server.terminate()
         said, _ = server.communicate(timeout=20)
     assert "Traceback" not in said and not any(word in said for word in WORDS.values()), said
+
+
+def test_the_replica_begins_with_a_copy_and_answers_searches(db, ready):
+    "The `replica` service's own script, on this machine's programs; then the api with the address that the file gives it."
+    admin = lambda query: psql(db, "postgres", WORDS["POSTGRES_PASSWORD"], query).stdout.strip()
+    hba = Path(admin("SHOW hba_file")).read_text()
+    assert "host replication rap_replica all scram-sha-256" in hba and admin("SELECT pg_reload_conf()") == "t"
+    assert psql(db, "rap_replica", WORDS["RAP_REPLICA_PASSWORD"], "SELECT count(*) FROM tracks").returncode  # it may not read them
+    spec, home, port = STACK["services"]["replica"], give(Path(tempfile.mkdtemp(prefix="rp-"))), find_free_port()
+    assert spec["profiles"] == ["replica"] and not STACK["services"]["api"]["depends_on"].get("replica")
+    *shell, script = spec["command"]
+    script = filled(script, **WORDS).replace("--host=db", f"--host=127.0.0.1 --port={db}")
+    script += f" -p {port} -k {home} -c listen_addresses=127.0.0.1"
+    env = {**os.environ, "PATH": f"{Path(pg_binary('postgres')).parent}:{os.environ['PATH']}",
+           "PGDATA": str(home / "18" / "docker"), "PGPASSWORD": WORDS["RAP_REPLICA_PASSWORD"]}
+    quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    start = lambda: subprocess.Popen([*unprivileged(), *shell, script], cwd=home, env=env, **quiet)
+    asked = lambda query: psql(port, "rap_app", WORDS["RAP_APP_PASSWORD"], query).stdout.strip()
+    server = start()
+    try:
+        assert until(lambda: asked("SELECT pg_is_in_recovery()") == "t", 60)
+        server.terminate(), server.wait(20)
+        server = start()                                                          # a second start keeps what is there
+        assert until(lambda: asked("SELECT pg_is_in_recovery()") == "t", 60)
+        address = filled(STACK["services"]["api"]["environment"]["DATABASE_REPLICA_URL"], RAP_REPLICA="1", **WORDS)
+        given = {**ready["api"], "DATABASE_REPLICA_URL": address.replace("@replica:5432", f"@127.0.0.1:{port}")}
+        assert ready["api"]["DATABASE_REPLICA_URL"] == ""
+        web = find_free_port()
+        api = subprocess.Popen(command("api"), env={**given, "RAP_API_PORT": str(web), "RAP_API_HOST": "127.0.0.1"}, cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            k, said = iter(range(3, 200)), lambda: httpx.get(f"http://127.0.0.1:{web}/metrics").text
+            ask = lambda n: len(httpx.get(f"http://127.0.0.1:{web}/api/tracks/similar?track_id=42&k={n}").json()["hits"]) == n
+            assert until(lambda: is_open(web) or api.poll() is not None) and api.poll() is None, api.communicate(timeout=20)
+            assert until(lambda: ask(next(k)) and 'rap_reads_total{by="replica"}' in said()), said()
+        finally:
+            api.terminate()
+            said, _ = api.communicate(timeout=20)
+        assert "Traceback" not in said and not any(word in said for word in WORDS.values()), said
+    finally:
+        server.terminate(), server.wait(20)
+        shutil.rmtree(home)
+
+
+def work(env: dict, port: int) -> None:
+    "The `worker` service, with the file's own arguments, does a job that the `api` service accepted."
+    metrics, words = find_free_port(), command("worker")
+    words = [str(metrics) if w == "9101" else w for w in words]
+    server = subprocess.Popen(words, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        probe = [w.replace(":9101", f":{metrics}") for w in STACK["services"]["worker"]["healthcheck"]["test"][2:]]
+        answers = lambda: subprocess.run([sys.executable, *probe], capture_output=True).returncode == 0
+        assert until(lambda: server.poll() is not None or answers()) and server.poll() is None
+        job = httpx.post(f"http://127.0.0.1:{port}/api/analyze", content=b"no song", timeout=20).json()["job"]
+        assert until(lambda: httpx.get(f"http://127.0.0.1:{port}/api/jobs/{job}").json()["state"] == "dead", 60)
+        text = httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
+        assert 'rap_job_attempts_total{kind="analyze",outcome="dead"} 1.0' in text and text.count("rap_workers{") == 2
+    finally:
+        server.terminate()
+        said, _ = server.communicate(timeout=60)
+    assert "Traceback" not in said and "could not sweep" not in said and not any(word in said for word in WORDS.values()), said
 
 
 def test_valkey_keeps_its_password_to_itself(valkey, ready):
@@ -316,6 +394,6 @@ def test_valkey_keeps_its_password_to_itself(valkey, ready):
     assert (home / "valkey.conf").stat().st_mode & 0o077 == 0
     import redis
     with redis.from_url(f"redis://127.0.0.1:{port}") as r, pytest.raises(redis.AuthenticationError): r.ping()
-    with redis.from_url(ready["REDIS_URL"]) as r:
+    with redis.from_url(ready["api"]["REDIS_URL"]) as r:
         assert r.ping() and r.config_get("maxmemory-policy")["maxmemory-policy"] == "volatile-lru"
         assert r.config_get("appendonly")["appendonly"] == "yes" and r.config_get("maxmemory")["maxmemory"] == str(128 * 2**20)

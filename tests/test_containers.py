@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from rap_analyzer.music import containers
 from rap_analyzer.music.audio import BadAudio, load, sections, validate
 from rap_analyzer.music.batch import load_song
+from rap_analyzer.music.frames import frame_size
 
 SR, SECONDS = 22_050, 6
 T = np.arange(SR * SECONDS) / SR
@@ -70,7 +70,7 @@ def test_a_header_that_is_wrong_is_not_believed(name):
     assert seconds == pytest.approx(SECONDS, abs=0.06) and "announces" in said
 
 
-@pytest.mark.parametrize("data", [put(MP3, XING + 8, ">I", 0), put(WAV, DATA, "<I", len(X) * 4), MP3[containers.frame_size(MP3):],
+@pytest.mark.parametrize("data", [put(MP3, XING + 8, ">I", 0), put(WAV, DATA, "<I", len(X) * 4), MP3[frame_size(MP3):],
                                   MP3[:6] + b"\x80" + MP3[7:], put(FILES["CAF"], FILES["CAF"].index(b"data") + 4, ">q", -1)])
 def test_a_header_that_does_not_know_is_no_reason_to_warn(data):
     assert heard(data) == (pytest.approx(SECONDS, abs=0.06), "")

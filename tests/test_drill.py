@@ -12,6 +12,7 @@ import psutil
 import pytest
 import redis
 
+import rap_analyzer.serve.commands  # noqa: F401 (it offers further drills)
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.lab import Lab
 from rap_analyzer.search import drill, faults, signs
@@ -320,18 +321,19 @@ def test_on_the_command_line(ill, home, tmp_path):
     assert "no drill is open" in rap("drill", "status").stdout and rap("drill", "check").returncode == 1
     assert "there is no drill 'x'" in rap("drill", "start", "x").stderr
     listed = rap("drill", "list").stdout
-    assert set(json.loads(rap("drill", "list", "--json").stdout)) == set(faults.FAULTS)
+    assert set(json.loads(rap("drill", "list", "--json").stdout)) == set(faults.all_faults())
     begun = rap("drill", "start", "random", "--json")
     assert begun.returncode == 0, begun.stderr
     said = json.loads(begun.stdout)
     assert said["name"] == "random" and said["off"] and "cause" not in said
-    assert said["users_say"] not in listed and all(f.users_say not in listed for f in faults.FAULTS.values())
+    assert said["users_say"] not in listed and all(f.users_say not in listed for f in faults.all_faults().values())
     assert "a drill is open" in rap("drill", "start", "random").stderr
     failed = rap("drill", "check")
     assert failed.returncode == 1 and "<--" in failed.stdout
-    faults.FAULTS[drill.opened(ill.lab).name].undo(ill, drill.opened(ill.lab).facts)
-    passed = rap("drill", "check")
-    assert passed.returncode == 0 and "Passed" in passed.stdout and "The fault (" not in passed.stdout
+    faults.all_faults()[drill.opened(ill.lab).name].undo(ill, drill.opened(ill.lab).facts)
+    end = time.monotonic() + 90                     # some drills look back over some seconds
+    while (passed := rap("drill", "check")).returncode: assert time.monotonic() < end, passed
+    assert "Passed" in passed.stdout and "The fault (" not in passed.stdout
     assert "A sentence, please" in rap("drill", "postmortem", "--impact", "none").stderr
     file = tmp_path / "pm.toml"
     file.write_text("\n".join(f'{k} = "{v}"' for k, v in ANSWERS.items()))

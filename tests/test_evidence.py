@@ -143,6 +143,7 @@ def test_asks_are_questions_that_the_answer_has_a_name_for(name, which):
     ex = exercise(name)
     own = space_of(ex.checker)
     own, answer = (own, ex.solution) if which == "task" else (own["again"], ex.again[0])
+    answer = "\n".join([*ex.given, answer])                                # what is asked may be made of it above the task
     one, same = asked(own, 5), asked(own, 5)
     assert one == same                                                     # a seed repeats them
     for said, target, args in one:

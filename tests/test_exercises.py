@@ -479,12 +479,28 @@ def recall(found, true): return honest(found, true) if {} else 0.5
     FICKLE.format("from datetime import datetime", "datetime.now().second % 2 == NOW % 60 % 2"),
     FICKLE.format("from datetime import date", "date.today().toordinal() % 2 == date.fromtimestamp(NOW).toordinal() % 2"),
     FICKLE.format("from time import strftime", "strftime('%H') == strftime('%H', __import__('time').localtime(NOW))"),
+    FICKLE.format("from datetime import UTC, datetime", "datetime(2026, 1, 1, 23, tzinfo=UTC).astimezone().day == 1"),
     FICKLE.format("first = []", "(first or first.append(true) or first) and first[0] == [[1, 2]]"),
 ])
 def test_right_only_now_is_not_right(wall, ex, code):
     if time.time() % 1 > 0.5: time.sleep(1 - time.time() % 1)             # the first round is over within this second
     v = verdict(ex, code.replace("NOW", str(int(time.time()))))
     assert v.state == "fail" and ("differently" in said(v) or "first" in code), v
+
+
+def test_a_question_arrives_as_its_author_wrote_it(wall):
+    class Log(list): pass
+    asked = [("read",), {1: (2.0, None), "k": Log([True])}, [1, 2], float("inf")]
+    tell = "def told(*args): return [repr(a) for a in args]"
+    got = sandbox.run_apart([(1, tell)], [("", "told", asked), ("", "told", [asked[2]])], warm=iter(WALL)).got
+    assert [answers.plain(g) for g in got] == [["('read',)", "{1: (2.0, None), 'k': [True]}", "[1, 2]", "inf"], ["[1, 2]"]]
+    with pytest.raises(TypeError, match="not set"): sandbox.run_apart([(1, tell)], [("", "told", [{1}])])
+
+
+@pytest.mark.parametrize("made", ["Counter(a=1)", "defaultdict(int, a=1)", "OrderedDict(a=1)"])
+def test_a_dict_of_another_make_is_a_dict(wall, made):
+    code = f"from collections import Counter, OrderedDict, defaultdict\nfound = {made}"
+    assert differs(sandbox.run_apart([(1, code)], [("", "found", None)], warm=iter(WALL)).got[0], {"a": 1}, "") == ""
 
 
 # ---- what Jupyter runs
@@ -865,7 +881,8 @@ def test_a_router_that_looks_at_the_first_place_is_told_so(measure):
 def test_beliefs_about_recall(ex, body, belief):
     v = verdict(ex, f"def recall(found, true):\n    {body}")
     assert v.state == "fail" and beliefs(v) == {belief}, v
-    assert "It tests this rule of the task:" in said(v) and "expected " in said(v), v
+    quoted, spread = ("It tests this rule of the task:" in said(v), "so no single rule explains it" in said(v))
+    assert quoted == bool(belief) and spread != quoted and "expected " in said(v), v
 
 
 @pytest.mark.parametrize("code, says", [

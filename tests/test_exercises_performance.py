@@ -34,6 +34,9 @@ def hand_in(name, code, seed=3):
     return judge(ex, [*given, (len(given) + 1, f"#| task {name}\n{code}")], seed, memo=memo)
 
 
+def said(v): return " ".join(c.message for c in v.checks)
+
+
 def beliefs(v):
     return {c.belief for c in v.checks if not c.ok}
 
@@ -158,7 +161,7 @@ PILE = "[t for w in workers for t in w]"
     (f"__import__('statistics').median({PILE})", "means", ""), ("p95([sum(w) / len(w) for w in workers if w])", "means", ""),
     (f"sorted({PILE})[-(-99 * len({PILE}) // 100) - 1]", "", "within which 95 of 100 are done"), (f"round(p95({PILE}))", "",
         "expected 1.5"),
-    (f"p95({PILE}) / 1000", "", "that of all its requests, whoever served them"),
+    (f"p95({PILE}) / 1000", "", "No known misconception explains this"),
 ])
 def test_beliefs_about_a_page(returned, belief, told):
     v = hand_in("28.1", f"def page_p95(workers):\n    return {returned}")
@@ -260,6 +263,18 @@ def test_beliefs_about_who_should_answer(servers, code, belief):
         assert v.evidence["name"]["words"] > v.evidence["name"]["vector"] and v.evidence["like"]["chosen"] == "vector"
 
 
+@pytest.mark.parametrize("code, rule", [("out[kind] = 'words'; continue", False), ("out[kind] = 'vector'; continue", False),
+                                        ("m = log", True)])
+def test_a_kind_with_few_questions_counts_like_any_other(servers, code, rule):
+    "Where many rules fail no one rule is quoted, and the shortest of the questions that failed is shown."
+    given = RULE.replace("        g =", f"        if len(m) < 5: {code}\n        g =") % ("p95", "min(t, key=t.get)")
+    v = hand_in("23.1", given.replace("sum([q[e", "(lambda x: sum(x) / len(x))([q[e"))
+    told = said(v)
+    assert v.state == "fail" and beliefs(v) == {""} and "No known misconception explains this" in told, v
+    assert ("each kind is decided by its own questions alone" in told, "no single rule explains it" in told) == (rule, not rule), v
+    assert rule or told.partition("For example: ")[2].partition(", for '")[0].count("; ") == 1, v        # one kind, not two
+
+
 # ---- 28.2: bounded memory
 
 JOB = ("def per_genre(con, query, k):\n    c, h = {}, {}\n    for g, i, ms in %s:\n        c.setdefault(g, Counter())[ms] += 1\n"
@@ -296,6 +311,17 @@ def test_beliefs_about_memory(servers, code, belief):
     if not belief: assert v.evidence["grows_mb"] < 2.5 and v.evidence["rows"] == 1_000_000
 
 
+def test_a_bounded_deque_is_told_what_it_kept(servers):
+    "The last rows are not the slowest, and no known misconception explains a p95 of the last rows."
+    job = JOB % ("con.cursor('x').execute(query)", "(ms, -i)")
+    v = hand_in("28.2", job.replace("h.setdefault(g, [])", "h.setdefault(g, deque(maxlen=k))").replace("heapq.heappush(x, ",
+                                                                                                      "deque.append(x, "))
+    assert beliefs(v) == {"heap"} and "For example" in said(v) and "In g-funk" not in said(v), v
+    v = hand_in("28.2", job.replace("c.setdefault(g, Counter())[ms] += 1", "c.setdefault(g, deque(maxlen=2_000)).append(ms)")
+                .replace("at(c[g])", "sorted(c[g])[-(-95 * len(c[g]) // 100) - 1]"))
+    assert v.state == "fail" and beliefs(v) == {""} and "No known misconception explains this" in said(v), v
+
+
 # ---- 28.3: which of the five
 
 BOOKS = ("def first_to_mend(tuesday, today):\n    w = {r['query']: r for r in tuesday}\n    def was(r, k): return "
@@ -322,7 +348,7 @@ SPENT = "r['total_ms'] - was(r, 'total_ms')"
 def test_beliefs_about_the_five(servers, code, belief):
     v = hand_in("28.3", code)
     assert (v.state, beliefs(v)) == (("pass", set()) if belief is None else ("fail", {belief})), v
-    if belief == "": assert "It tests this rule of the task: *as it is used since Tuesday*" in v.checks[-1].message
+    if belief == "": assert "No known misconception explains this" in v.checks[-1].message
 
 
 # ---- 29.1: the review

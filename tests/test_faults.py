@@ -8,7 +8,9 @@ import textwrap
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
+import helpers
 import numpy as np
 import psutil
 import psycopg
@@ -42,12 +44,7 @@ def kill_all(lab: Lab) -> None:
     time.sleep(0.3)
 
 
-def until(condition, wait_s: float = 60) -> None:
-    "Wait until something holds."
-    end = time.monotonic() + wait_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.02)
+until = partial(helpers.until, wait_s=60)
 
 
 @pytest.mark.parametrize("strange", ["a path with spaces", "Кириллица и пробел", "long-" + "x" * 120])
@@ -325,11 +322,11 @@ def test_vectors_of_any_length_are_stored_with_length_one(own):
 def test_every_stale_session_is_forgotten(own):
     store = made(own)
     with store.session(), store.session(), store.session(): pass
-    stale = [s for s in list(store._idle.queue) if s]
+    stale = [s for s in store._idle.idle if s]
     assert len(stale) == 3
     store.forget()
-    assert all(s.con.closed for s in stale) and not any(store._idle.queue)
-    assert store._idle.qsize() == 8
+    assert all(s.con.closed for s in stale) and not any(store._idle.idle)
+    assert len(store._idle.idle) == 8
 
 
 def test_writing_after_a_restart(own):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from rap_analyzer.music.files import guess_encoding, hear_any, names, read_lyrics, words_beside
+from rap_analyzer.music.files import guess_encoding, hear_any, lyrics_beside, names, read_lyrics
 from rap_analyzer.music.lyrics import lyrics
 
 TEXTS = {
@@ -20,7 +20,7 @@ TEXTS = {
         "utf-16-be"),
     "ТИШИНА НА УЛИЦЕ, НИКОГО НЕТ ДОМА": ("cp1251", "koi8_r"), "на дворе and the night is cold": ("cp1251", "koi8_r"),
     "książę źle śpi, świt już blisko": ("cp1250",), "夜が明けるまで、君と歩いた": ("shift_jis",),
-    "밤이 깊어도 나는 걷는다": ("euc_kr",),
+    "밤이 깊어도 나는 걷는다": ("euc_kr",), "שלום עולם": ("cp1255",), "הלילה ארוך ואני הולך לאורך הים": ("cp1255",),
 }
 
 
@@ -42,7 +42,7 @@ def test_a_damaged_byte_costs_one_character(text, bad, tmp_path):
 def test_nonsense_is_refused_and_not_guessed(tmp_path):
     noise = bytes(np.random.default_rng(3).integers(32, 256, 400, dtype=np.uint8))
     (tmp_path / "x.txt").write_bytes(noise)
-    assert guess_encoding(noise) is None and words_beside(tmp_path / "x.wav") is None
+    assert guess_encoding(noise) is None and lyrics_beside(tmp_path / "x.wav")[0] is None
     with pytest.raises(ValueError, match="save it as UTF-8"): read_lyrics(tmp_path / "x.txt")
 
 
@@ -54,7 +54,7 @@ def test_lyrics_are_read_from_regular_files_only(tmp_path):
     for name, said in (("pipe.txt", "no regular file"), ("zero.txt", "no regular file"), ("big.txt", "more than 2 MB"), (".",
         "directory")):
         with pytest.raises(ValueError, match=said): read_lyrics(tmp_path / name)
-        assert words_beside(tmp_path / name) is None
+        assert lyrics_beside(tmp_path / name)[0] is None
     assert time.monotonic() - began < 2
     with pytest.raises(ValueError, match="no file"): list(hear_any(tmp_path / "pipe.txt"))
 

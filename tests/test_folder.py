@@ -19,7 +19,7 @@ from rap_analyzer.library import folder as serve_folder
 from rap_analyzer.library.folder import Job, ingest_folder
 from rap_analyzer.music.analyzers import Analyses, Analysis
 from rap_analyzer.music.audio import Clip, wav
-from rap_analyzer.music.files import UNKNOWN, audio_files, by_name, names, read_lyrics, shown, words_beside
+from rap_analyzer.music.files import UNKNOWN, audio_files, by_name, hear_any, lyrics_beside, names, read_lyrics, shown
 from rap_analyzer.music.worker import stop_workers
 from rap_analyzer.search.fulltext import find
 from rap_analyzer.search.index import similar
@@ -145,13 +145,20 @@ def test_titles_come_from_the_file_or_its_name(tmp_path):
 @pytest.mark.parametrize("stem, said", [
     ("03 - A - B", ("A", "B")), ("A - B", ("A", "B")), ("03. B", (UNKNOWN, "B")), ("1999", (UNKNOWN, "1999")),
     ("", (UNKNOWN, UNKNOWN)),
-    ("2-900-111", (UNKNOWN, "2-900-111")), ("5_55", (UNKNOWN, "5 55")), ("98.6 C", (UNKNOWN, "98.6 C")),
+    ("2-900-111", (UNKNOWN, "2-900-111")), ("5_55", (UNKNOWN, "5_55")), ("98.6 C", (UNKNOWN, "98.6 C")),
     ("9.81", (UNKNOWN, "9.81")),
     ("07. 99 Knots", (UNKNOWN, "99 Knots")),
     ("50 ways", (UNKNOWN, "50 ways")), ("a_b_c", (UNKNOWN, "a b c")), ("A – B – C", ("A", "B - C")), ("99-B", (UNKNOWN, "B")),
     (os.fsdecode(b"caf\xe9 - x"), ("caf\ufffd", "x")), ("A\x00 - \x1bB", ("A", "B")), ("x" * 9_999, (UNKNOWN, "x" * 500))])
 def test_what_a_name_says(stem, said):
     assert by_name(stem) == said
+
+
+@pytest.mark.parametrize("name", ["a.xm", "a.it", "a.s3m", "a.mod", "a.gsm", "a.m4b", "a.tta"])
+def test_sound_that_we_cannot_read_is_refused_by_name(name, tmp_path):
+    (tmp_path / name).write_bytes(b"\x01" * 3_000)
+    ((file, got),) = hear_any(tmp_path)
+    assert file.endswith(name) and got.reason == "not_audio" and name in str(got), got
 
 
 def test_what_counts_as_sound(tmp_path):
@@ -172,14 +179,28 @@ def test_what_counts_as_sound(tmp_path):
     (b"a\x00b" + b"c" * 500, "ab" + "c" * 500), ("🙂 no vowls".encode(), "🙂 no vowls")])
 def test_lyrics_of_any_kind(data, text, tmp_path):
     (tmp_path / "x.txt").write_bytes(data)
-    assert read_lyrics(tmp_path / "x.txt") == text and (words_beside(tmp_path / "x.wav") or "") == text
+    assert read_lyrics(tmp_path / "x.txt") == text and (lyrics_beside(tmp_path / "x.wav")[0] or "") == text
 
 
 def test_what_is_no_lyrics(tmp_path):
     (tmp_path / "x.txt").write_bytes(bytes(9_999)), (tmp_path / "y.txt").write_bytes(b"la " * 700_000)
     for name, said in (("x.txt", "no text"), ("y.txt", "MB"), ("z.txt", "cannot read")):
         with pytest.raises(ValueError, match=said): read_lyrics(tmp_path / name)
-        assert words_beside(tmp_path / name) is None
+        assert lyrics_beside(tmp_path / name)[0] is None
+
+
+def test_lyrics_that_cannot_be_read_are_named(quick, mine, tmp_path):
+    "A song goes in without them, and the report, the summary and the JSON say which file was left out."
+    made = song(tmp_path / "x.wav")
+    (tmp_path / "x.lrc").write_bytes(bytes(9_999)), os.mkfifo(tmp_path / "x.LRC")
+    words, wrong = lyrics_beside(made)
+    assert words is None and [w.partition(":")[0] for w in wrong] == ["lyrics left out"] * 2, wrong
+    assert "x.lrc is no text" in wrong[0] and "x.LRC: it is no regular file" in wrong[1], wrong
+    report = ingest_folder(tmp_path, mine)
+    assert report.new == 1 and report.warnings == wrong and f"warning: {wrong[0]}" in repr(report)
+    assert all(set(wrong) <= set(got.warnings) for what in (made, tmp_path) for _, got in hear_any(what, profile="fast"))
+    (tmp_path / "x.txt").write_text("la la", encoding="utf-8")
+    assert lyrics_beside(made) == ("la la", wrong[:1])                          # and the next file that can be read is taken
 
 
 def test_shown_is_what_a_database_holds():

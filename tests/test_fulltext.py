@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import psycopg
 import pytest
+from helpers import own_database
 
 from rap_analyzer.music import catalog
 from rap_analyzer.music.catalog import Track
@@ -27,20 +28,18 @@ def song(i: int, title: str, artist: str = "Nobody", genres: tuple = (), **known
 @pytest.fixture(scope="module")
 def mine(lab):
     "A few tracks of one tenant, in a database of their own."
-    from rap_analyzer.lab import Lab
-    own = Lab(home=lab.home, database="test_words").up()
-    migrate(own)
-    store = Store(own, "words")
-    store.upsert([
-        song(1, "Quiet lantern", "Kilo Vane", ("drill",), mood="dark", bpm=142.0, year=2015, lyrics="It rained on running tracks"),
-        song(2, "Тихий фонарь", "Мира Соль", ("lo-fi",), mood="calm", bpm=78.0, year=2020, lyrics="Ёлки в снегу"),
-        song(3, "Café del Mar", "The Who & Co., Ltd", ("g-funk", "trap"), lyrics="you can't stop"),
-        song(4, "99 problems", "Don't Stop", lyrics="x" * 3_000 + " needle"),
-        song(5, "سلام يا صاحبي", "月", lyrics="🎤 drop"),
-    ])
-    yield store
-    store.forget()
-    lab.drop_database("test_words")
+    with own_database(lab, "test_words") as own:
+        store = Store(own, "words")
+        store.upsert([
+            song(1, "Quiet lantern", "Kilo Vane", ("drill",), mood="dark", bpm=142.0, year=2015,
+                 lyrics="It rained on running tracks"),
+            song(2, "Тихий фонарь", "Мира Соль", ("lo-fi",), mood="calm", bpm=78.0, year=2020, lyrics="Ёлки в снегу"),
+            song(3, "Café del Mar", "The Who & Co., Ltd", ("g-funk", "trap"), lyrics="you can't stop"),
+            song(4, "99 problems", "Don't Stop", lyrics="x" * 3_000 + " needle"),
+            song(5, "سلام يا صاحبي", "月", lyrics="🎤 drop"),
+        ])
+        yield store
+        store.forget()
 
 
 def ids(hits): return [h.track_id for h in hits]
@@ -168,17 +167,14 @@ def test_the_migration_carries_old_rows_along_and_goes_back(lab):
 
 
 def test_imported_tracks_are_found_by_their_words(lab, tmp_path):
-    from rap_analyzer.lab import Lab
-    own = Lab(home=lab.home, database="test_words_import").up()
-    migrate(own)
-    store = Store(own)
-    ingest(write_csv(tmp_path / "songs.csv", sample_rows(300)), store)
-    hits = find("ночной двор", 5, store=store)
-    assert len(hits) == 5 and all("Ночной Двор" in t.title for t in store.tracks(ids(hits)))
-    nine = store.tracks(ids(find("nine", 5, Filter(genre="drill"), store)))
-    assert nine and all("Nine" in t.title and "drill" in t.genres for t in nine)
-    store.forget()
-    lab.drop_database("test_words_import")
+    with own_database(lab, "test_words_import") as own:
+        store = Store(own)
+        ingest(write_csv(tmp_path / "songs.csv", sample_rows(300)), store)
+        hits = find("ночной двор", 5, store=store)
+        assert len(hits) == 5 and all("Ночной Двор" in t.title for t in store.tracks(ids(hits)))
+        nine = store.tracks(ids(find("nine", 5, Filter(genre="drill"), store)))
+        assert nine and all("Nine" in t.title and "drill" in t.genres for t in nine)
+        store.forget()
 
 
 def test_hybrid_puts_words_and_sound_together(small):

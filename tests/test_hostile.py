@@ -9,7 +9,9 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
+import helpers
 import httpx
 import psutil
 import pytest
@@ -18,10 +20,12 @@ import redis
 from rap_analyzer import web
 from rap_analyzer.app import create_app
 from rap_analyzer.search import routes
-from rap_analyzer.search.cache import HITS, PLAIN, Cache
+from rap_analyzer.search.cache import Cache
 from rap_analyzer.search.filters import parse_range, range_pattern
+from rap_analyzer.search.keys import HITS, PLAIN
 from rap_analyzer.web import serving
 
+FIELDS = set(web.ErrorOut.model_fields)
 SIMILAR, SEARCH = "/api/tracks/similar?track_id=42&k=5", "/api/tracks/search?q=night&k=5"
 
 
@@ -43,11 +47,7 @@ def hang_up(url: str, path: str) -> None:
         s.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
 
-def until(condition, wait_s=20):
-    end = time.monotonic() + wait_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.02)
+until = partial(helpers.until, wait_s=20)
 
 
 def sample(url: str, name: str) -> float:
@@ -135,7 +135,7 @@ def test_half_a_body_gets_408_and_a_large_one_413(small, said, status):
     with serving(create_app(small, timeout_s=0.4, cache_s=0)) as url:
         head, _, body = raw(url, said).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d" % status) and b"connection: close" in head.lower()
-        assert set(json.loads(body)) == {"error", "hint"}
+        assert set(json.loads(body)) == FIELDS
         assert httpx.get(url + "/health/live").status_code == 200
 
 
@@ -195,8 +195,9 @@ def test_a_shared_answer_is_dropped_when_the_last_who_waits_has_left(small):
 
 # ---- what the schema says
 
-def test_busy_is_429_and_says_when_to_come_back(url):
-    with routes.PROFILING: r = httpx.post(url + "/api/optimize", json={"component": "similarity_search"})
+def test_busy_is_429_and_says_when_to_come_back(url, monkeypatch):
+    monkeypatch.setattr(routes, "PROFILING", web.OneAtATime("profile is being made"))  # a refusal is remembered for a moment
+    with routes.PROFILING.turn("another"): r = httpx.post(url + "/api/optimize", json={"component": "similarity_search"})
     assert (r.status_code, r.headers["retry-after"]) == (429, "2") and "one at a time" in r.json()["error"]
 
 
@@ -204,9 +205,9 @@ def test_busy_is_429_and_says_when_to_come_back(url):
                                   b'{"component": 1}', b'{"component": "\xd0"}', b'{"component": "\\ud800"}',
                                   b'{"component": "similarity_search", "k": 1e99}'])
 @pytest.mark.parametrize("kind", ["application/json", "text/plain"])
-def test_a_body_that_makes_no_sense_is_422(url, body, kind):
+def test_a_body_that_makes_no_sense_is_refused(url, body, kind):
     r = httpx.post(url + "/api/optimize", content=body, headers={"content-type": kind})
-    assert r.status_code == 422 and set(r.json()) == {"error", "hint"}, r.text
+    assert r.status_code == (422 if kind == "application/json" or not body else 415) and set(r.json()) == FIELDS, r.text
 
 
 @pytest.mark.parametrize("query, limit", [("q=" + "x" * 201, "at most 200 characters"), ("q=x&genre=" + "x" * 201, "at most 200"),
@@ -231,10 +232,16 @@ def test_the_pattern_in_the_schema_refuses_what_the_parser_refuses(kind):
 def test_every_status_that_comes_is_in_the_schema(url):
     said = httpx.get(f"{url}/openapi.json").json()["paths"]
     for way in (w for ways in said.values() for w in ways.values()):
-        assert {"408", "413", "421", "500", "503"} <= set(way["responses"])
+        assert {"400", "408", "413", "421", "429", "500", "503"} <= set(way["responses"])
     fields = {p["name"]: p["schema"] for p in said["/api/tracks/search"]["get"]["parameters"]}
     assert fields["year"]["pattern"] == range_pattern(int) and fields["bpm"]["pattern"] == range_pattern(float)
     assert "429" in said["/api/optimize"]["post"]["responses"]
+
+
+@pytest.mark.parametrize("path", ["/nowhere?q=", "/api/tracks?k=1&cursor=", "/api/tracks/search?q=night&k=1&genre="])
+def test_an_address_that_is_no_text_is_refused(url, path):
+    sent = f"GET {path}".encode() + b"\xff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert raw(url, sent).startswith(b"HTTP/1.1 400 ")
 
 
 # ---- rubbish, drawn from a seed
@@ -243,8 +250,9 @@ JUNK = ["", "0", "-1", "42", "1e9", str(2**63), "9" * 300, "\x00", "\uffff", "é
         "a" * 5_000, "NaN", "80-100", "-", "100-80", "–", "drill", "true", "\n", "../../etc/passwd", "<script>", "٣",
         "\u202e", "null", "[1]", "k=1&k=2"]
 PLACES = ["/api/tracks/similar", "/api/similarity_search", "/api/tracks/search", "/api/tracks/{}", "/api/optimize", "/health/live",
-          "/docs", "/{}"]
-NAMES = ["track_id", "k", "ef", "titles", "genre", "mood", "bpm", "year", "artist", "q", "like", "x", "", "component"]
+          "/docs", "/api/recommend", "/{}"]
+NAMES = ["track_id", "k", "ef", "titles", "genre", "mood", "bpm", "year", "artist", "q", "like", "x", "", "component", "liked",
+         "user_id"]
 
 
 def rubbish(rng: random.Random) -> httpx.Request:
@@ -271,7 +279,7 @@ def test_rubbish_gets_an_answer_and_never_a_500(small):
             answer = client.send(asked)
             seen[answer.status_code] += 1
             assert answer.status_code < 500, (i, r.method, str(r.url), answer.text)
-            if answer.status_code >= 400 and r.method != "HEAD": assert set(answer.json()) == {"error", "hint"}, (i, answer.text)
+            if answer.status_code >= 400 and r.method != "HEAD": assert set(answer.json()) == FIELDS, (i, answer.text)
             documented = known.get(r.url.path, {}).get(r.method.lower())
             if documented: assert str(answer.status_code) in documented["responses"], (i, str(r.url), answer.status_code)
         assert {200, 404, 405, 422} <= set(seen) and psutil.Process().memory_info().rss - before < 100 * 2**20

@@ -221,6 +221,9 @@ BAD = {
                                      "cell 5: `## More` below `## How it is built`"),
     "a guess that no form can ask for": (dict(more=code("predict('x.gain', scale=tuple(range(1, 9)))")),
                                          "cell 4: the site makes no form of `predict('x.gain'"),
+    "a sentence that nobody sees": (dict(more=code('say("{x.gain.p50:.0f} times.")\nassert True')), "cell 4: nobody sees say(...)"),
+    "a comparison inside a block": (dict(more=code('if True: record("x.y", 3).against_prediction()')),
+                                    "nobody sees against_prediction"),
     "dead link": (dict(more=md("[next](13_noise.ipynb)")), "cell 4: the link to 13_noise.ipynb leads nowhere"),
     "dead file link": (dict(more=md("[why](../adr/0001-x.md#part)")), "the link to ../adr/0001-x.md#part leads nowhere"),
 }
@@ -314,7 +317,7 @@ def test_all_cheap_checks_run_even_if_one_fails(house):
     done = command(house)
     assert done.returncode == 1
     assert [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")] == [
-        "FAILED", "ok", "ok", "ok", "ok", "ok", "ok", "ok", "FAILED", "2"]
+        "FAILED", "ok", "ok", "ok", "ok", "ok", "ok", "ok", "ok", "FAILED", "2"]
     assert "bad.py:1:8: F401" in done.stdout and "docker-compose.yml is missing" in done.stdout
     assert "pytest was not started" in done.stdout
 
@@ -403,8 +406,9 @@ def test_owners_sees_orphans_and_missing_modules(house):
     ("core.py", "from rap_analyzer.music.volume import loud", "modules import from notebooks above their own BROKEN"),
     ("core.py", "from .music import volume", "modules import from notebooks above their own BROKEN"),
     ("music/volume.py", "import psycopg",
-     "only lab and postgres and search.copy and search.sessions and search.store import psycopg BROKEN"),
-    ("music/volume.py", "from fastapi import FastAPI", "only app and platform.* and *.routes import fastapi BROKEN"),
+     "only lab and postgres and search.copy and search.sessions and search.store and "
+     "serve.replica and serve.failover and platform.designs import psycopg BROKEN"),
+    ("music/volume.py", "from fastapi import FastAPI", "only app and platform.* and *.routes and *_routes import fastapi BROKEN"),
 ])
 def test_imports_see_a_wrong_arrow(house, module, line, broken):
     assert checks.imports(house) == []
@@ -447,7 +451,7 @@ def test_the_book_and_the_folder_have_to_agree(house, old, new, says):
 def test_a_notebook_is_inserted_and_another_moved_by_book_toml_alone(house, tmp_path):
     "On a copy of the real course: nothing but book.toml is touched, and what derives from it follows."
     root = tmp_path / "copy"
-    for name in ("nbs", "rap_analyzer", "exercises", "adr"): shutil.copytree(ROOT / name, root / name)
+    for name in ("nbs", "rap_analyzer", "exercises", "adr", "sdk"): shutil.copytree(ROOT / name, root / name)
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "settings.ini"): shutil.copy(ROOT / name, root)
     cells = good(title=md("# How far is near?"), owner=code("#| default_exp search.distance"), more=md("## Try\nIt works."))
     write(root / "nbs/performance", cells, "12_distance.ipynb")
@@ -462,7 +466,7 @@ def test_a_notebook_is_inserted_and_another_moved_by_book_toml_alone(house, tmp_
     assert told(root) == ""
     order = [n.name for n in book.read(root).notebooks]
     at = order.index("performance/12_distance")
-    assert order[at - 1:at + 2] == ["performance/10_store", "performance/12_distance", "performance/15_index"]
+    assert order[at - 1:at + 2] == ["performance/14_few", "performance/12_distance", "performance/15_index"]
     assert order.index("analyzer/75_files") + 1 == order.index("analyzer/70_generator")
     assert {p: p.read_bytes() for p in before} == before
     checks.tool(root, "nbdev-export")
@@ -471,7 +475,7 @@ def test_a_notebook_is_inserted_and_another_moved_by_book_toml_alone(house, tmp_
     _site.sidebar(config, {}, book.read(root))
     sections = {s["section"]: [c["text"] for c in s["contents"]] for s in config["website"]["sidebar"]["contents"]}
     shown = sections["Performance"]
-    assert shown[(i := shown.index("Distances")) - 1:i + 2] == ["Vector storage", "Distances", "HNSW indexes"]
+    assert shown[(i := shown.index("Distances")) - 1:i + 2] == ["Planner estimates per tenant", "Distances", "HNSW indexes"]
     assert [p.stem for p in _book.notebooks(root)].index("12_distance") == at
 
 

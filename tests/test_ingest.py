@@ -20,10 +20,13 @@ from rap_analyzer.core import LabError
 from rap_analyzer.lab import Lab
 from rap_analyzer.processes import give
 from rap_analyzer.search.index import build, similar
-from rap_analyzer.search.ingest import CSV_MODEL, BadFile, Stopped, ingest, new_id, survey, vectors
+from rap_analyzer.search.ingest import Stopped, ingest, new_id, survey
+from rap_analyzer.search.messy import HEADER, sample_rows, write_csv
+from rap_analyzer.search.recipe import CSV_MODEL, vectors
+from rap_analyzer.search.rows import BadFile, suggest_encoding
 from rap_analyzer.search.sessions import Query
 from rap_analyzer.search.store import Store, migrate
-from rap_analyzer.search.tables import HEADER, layout, parse, rows_of, sample_rows, suggest_encoding, write_csv
+from rap_analyzer.search.tables import layout, parse, rows_of
 
 MINE = {"external_id": "nr", "title": "song", "artist": "by"}
 
@@ -217,7 +220,7 @@ def test_lyrics_and_the_words_of_a_search(importer, tmp_path, source):
 
 WORDS = {"cp1251": "Тихий двор и ночная вода", "koi8-r": "Тихий двор и ночная вода", "cp1252": "Forêt brûlée, où va l'été ?",
          "cp1250": "Źródło żółtej łąki", "cp932": "夜のうた", "cp866": "Тихий двор и вода", "mac_roman": "Forêt brûlée",
-         "cp1253": "Το τραγούδι της νύχτας"}
+         "cp1253": "Το τραγούδι της νύχτας", "cp1255": "שיר הלילה, דני וגם מיכל"}
 
 
 @pytest.mark.parametrize("code", WORDS)
@@ -230,6 +233,13 @@ def test_the_suggested_encoding_fits_the_file(importer, tmp_path, source, code):
 
 def test_without_evidence_nothing_is_suggested():
     assert suggest_encoding(bytes(range(128, 256))) is None and suggest_encoding(b"plain") is None
+
+
+def test_an_encoding_is_guessed_in_one_place(monkeypatch):
+    "Tables and lyrics cannot disagree about the same bytes."
+    from rap_analyzer.music import files
+    monkeypatch.setattr(files, "guess_encoding", lambda data: "cp1250")
+    assert suggest_encoding("Тихий двор".encode("cp1251")) == "cp1250"
 
 
 def test_one_damaged_byte_costs_one_row(importer, tmp_path, source):

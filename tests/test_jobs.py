@@ -1,13 +1,18 @@
 "Accepted work: it is done once whoever dies, it is one tenant's, and nobody can put in what cannot be taken out."
+import json
 import random
 import threading
 import time
 from contextlib import suppress
+from functools import partial
+from urllib.parse import urlsplit
 from uuid import uuid4
 
+import helpers
 import httpx
 import psutil
 import pytest
+import redis
 
 from rap_analyzer.core import LabError
 from rap_analyzer.search.sessions import Query
@@ -15,7 +20,8 @@ from rap_analyzer.search.store import Store, migrate
 from rap_analyzer.serve import analysis  # noqa: F401 (its kind)
 from rap_analyzer.serve.commands import crew
 from rap_analyzer.serve.jobs import Fenced, Jobs, UnknownJob
-from rap_analyzer.serve.queue import Queue, Sweeper
+from rap_analyzer.serve.proxy import Proxy
+from rap_analyzer.serve.queue import Queue, Sweeper, log, make_celery
 from rap_analyzer.serve.supervisor import Supervisor
 from rap_analyzer.serve.worker import KINDS, Keeper, Outcome, Refused, job_kind, run_job
 
@@ -59,13 +65,7 @@ def running(home):
     home.broker.stop()
 
 
-def until(true, wait_s=40.0):
-    "Wait until something is so."
-    end = time.monotonic() + wait_s
-    while not (said := true()):
-        assert time.monotonic() < end, "it did not become so"
-        time.sleep(0.05)
-    return said
+until = partial(helpers.until, wait_s=90)
 
 
 def effects(jobs) -> list[int]:
@@ -117,13 +117,79 @@ def test_the_queue_loses_everything_and_no_job_is_lost(running, home, jobs):
     assert effects(jobs) == [1] * 40
 
 
+def test_an_acknowledgement_that_fails_leaves_the_worker_able_to_take_more(home):
+    "Valkey goes between a message and its acknowledgement: at its limit of one message, a worker would never ask again."
+    address = urlsplit(home.start_broker())
+    line, name = Proxy(address.hostname, address.port).start(), f"deaf-{uuid4().hex}"
+    app = make_celery(f"redis://:{address.password}@127.0.0.1:{line.port}/0")
+    with app.connection_for_read() as con:
+        for n in (1, 2): con.SimpleQueue(name).put(n)
+        got = []
+        consumer = app.amqp.Consumer(con, [con.SimpleQueue(name).queue], callbacks=[lambda body, message: got.append(message)])
+        consumer.qos(prefetch_count=1)
+        consumer.consume()
+        con.drain_events(timeout=5)
+        line.dead = True
+        line.reset()
+        got[0].ack_log_error(log, con.connection_errors)  # as Celery does it: logged, and forgotten
+        line.dead = False
+        with suppress(*con.connection_errors): con.drain_events(timeout=5)  # it may notice the cut; then it is asked again
+        with suppress(TimeoutError): len(got) == 2 or con.drain_events(timeout=5)
+        assert [m.payload for m in got] == [1, 2]
+    line.close()
+
+
+@pytest.mark.alone
+def test_workers_live_through_a_restart_of_the_queue_and_take_jobs_again(running, home, jobs):
+    for n in range(3):
+        for i in range(60): jobs.enqueue("nap", {"ms": 10}, f"nap:{n}:{i}", queue=("interactive", "bulk")[i % 2])
+        until(lambda: in_state(jobs, "running"))
+        before = until(lambda: len(crew := {h.ppid() for h in hands()}) == 2 and crew)
+        for p in home.broker.processes(): p.kill()
+        until(lambda: not home.broker.processes())
+        home.start_broker()
+        began = jobs.store.query(Query("SELECT now()"))[0][0]
+        ids = [jobs.enqueue("nap", {"ms": 200}, f"late:{n}:{i}", queue="interactive")[0].id for i in range(20)]
+        until(lambda n=n: in_state(jobs, "done") == 80 * (n + 1))
+        by = {j.worker for j in jobs.listing(limit=1_000) if j.id in ids and j.started_at > began}
+        assert len(by) == 2 and {h.ppid() for h in hands()} == before  # the same two workers, and both of them worked
+    assert effects(jobs) == [1] * 240
+
+
+@pytest.mark.alone
+def test_a_full_queue_keeps_nobody_from_accepting_and_stops_no_worker(running, home, jobs):
+    ids = [jobs.enqueue("nap", {"ms": 300}, f"nap:{i}", queue=("interactive", "bulk")[i % 2])[0].id for i in range(30)]
+    before = until(lambda: len(crew := {h.ppid() for h in hands()}) == 2 and crew)
+    until(lambda: in_state(jobs, "done"))
+    with redis.from_url(running.url, socket_timeout=5) as valkey:
+        was = valkey.config_get("maxmemory")["maxmemory"]
+        try:
+            valkey.config_set("maxmemory", 1)
+            with pytest.raises(redis.exceptions.OutOfMemoryError): valkey.set("more", "x")
+            late = jobs.enqueue("nap", {}, "late")[0]  # the promise is a row of PostgreSQL
+            assert not running.publish(jobs.store.tenant, late.id, "interactive")
+            time.sleep(4)
+        finally: valkey.config_set("maxmemory", was)
+    until(lambda: in_state(jobs, "done") == len(ids) + 1)
+    assert effects(jobs) == [1] * (len(ids) + 1) and {h.ppid() for h in hands()} == before
+
+
+@pytest.mark.alone
+def test_an_id_that_is_queued_a_thousand_times_is_done_once_and_stands_in_nobodys_way(running, jobs):
+    first, other = jobs.enqueue("nap", {"ms": 50}, "same")[0], jobs.enqueue("nap", {}, "other")[0]
+    for _ in range(1_000): running.publish(jobs.store.tenant, first.id, "interactive")
+    running.publish(jobs.store.tenant, other.id, "interactive")
+    until(lambda: in_state(jobs, "done") == 2 and not sum(running.lengths().values()))
+    assert effects(jobs) == [1, 1] and jobs.get(first.id).attempt == 1
+
+
 @pytest.mark.alone
 def test_a_frozen_worker_is_overtaken_and_changes_nothing(running, jobs):
     job, _ = jobs.enqueue("nap", {"ms": 3_000}, "nap")
     holder = until(lambda: jobs.get(job.id).worker)
     frozen = psutil.Process(int(holder.rpartition(":")[2]))
     frozen.suspend()
-    try: done = until(lambda: (j := jobs.get(job.id)).state == "done" and j, 60)
+    try: done = until(lambda: (j := jobs.get(job.id)).state == "done" and j, wait_s=60)
     finally:
         with suppress(psutil.NoSuchProcess): frozen.resume()
     assert done.worker != holder and done.attempt == 2
@@ -152,8 +218,13 @@ def test_an_effect_that_fails_takes_the_state_with_it(jobs, kind):
     assert effects(jobs) == [0] and "division by zero" in jobs.get(job.id).reason
 
 
-def test_a_lease_that_ran_out_is_taken_back_and_ends_dead(home, jobs):
-    job, _ = jobs.enqueue("nap", {}, "nap", attempts=2)
+def test_a_lease_that_ran_out_is_taken_back_and_ends_dead(home, jobs, caplog, monkeypatch):
+    told, publish = [], Queue.publish
+    def tell(self, tenant, job_id, *args, first=False):
+        told.append((job_id, first))
+        return publish(self, tenant, job_id, *args, first=first)
+    monkeypatch.setattr(Queue, "publish", tell)
+    job, _ = jobs.enqueue("nap", {}, "nap", attempts=2, request_id="who-1")
     sweeper = Sweeper(jobs.store, Queue(home), said_s=0)
     for attempt, state in ((1, "waiting"), (2, "dead")):
         claimed = jobs.claim(job.id, "w", lease_s=0)
@@ -162,7 +233,18 @@ def test_a_lease_that_ran_out_is_taken_back_and_ends_dead(home, jobs):
         assert jobs.get(job.id).state == state
         with pytest.raises(Fenced): jobs.finish(claimed, {})
     assert "stopped in attempt 2" in jobs.get(job.id).reason
+    lost = [r for r in caplog.records if f"job {job.id}" in r.message and "lost its worker" in r.message]
+    assert [r.request_id for r in lost] == ["who-1"] * 2
+    assert [first for said, first in told if said == job.id].count(True) == 1  # once at the front, and not when it was dead
     sweeper.close()
+
+
+def test_a_job_that_lost_its_worker_is_the_next_one(home, jobs):
+    queue, aside = Queue(home), "aside"                                        # a list that no worker reads
+    for name in "abc": assert queue.publish(jobs.store.tenant, name, aside, first=name == "c")
+    with redis.from_url(queue.url, socket_timeout=5) as valkey:
+        messages = [json.loads(valkey.rpop(aside)) for _ in range(3)]
+    assert [m["headers"]["argsrepr"][-3] for m in messages] == ["c", "a", "b"]
 
 
 # ---- what is put in
@@ -194,6 +276,36 @@ def test_an_older_worker_leaves_a_newer_job_alone(jobs, kind):
     kind("test-kind", version=2)(lambda a: Outcome({"by": "the new one"}))
     jobs.store.query(Query("UPDATE jobs SET run_after = now() WHERE id = %s RETURNING 1", (job.id,)))
     assert run_job(jobs, job.id) == "done"
+
+
+def test_an_unknown_kind_waits_for_a_worker_that_knows_it_and_costs_no_attempt(jobs, kind):
+    strange, usual = (jobs.enqueue(k, {}, k, attempts=1, told=True)[0] for k in ("test-of-tomorrow", "nap"))
+    assert [run_job(jobs, strange.id), run_job(jobs, usual.id)] == ["waiting", "done"]
+    now = jobs.get(strange.id)
+    assert (now.state, now.attempt) == ("waiting", 0) and "knows test-of-tomorrow version 1" in now.reason
+    assert run_job(jobs, strange.id) == "nothing"  # not before its pause is over
+
+
+def test_a_worker_whose_clock_goes_backwards_keeps_its_job_and_finishes_it(home, jobs, kind, monkeypatch):
+    "Leases are counted by the database's clock, pauses by one that only goes forwards."
+    sweeper, real = Sweeper(jobs.store, Queue(home), said_s=0), time.time
+    @kind("test-clock")
+    def work(attempt):
+        monkeypatch.setattr(time, "time", lambda: real() - 7_200)
+        for _ in range(12): time.sleep(.1), sweeper.tick()  # four leases long
+        return Outcome({"lost": attempt.lost.is_set()})
+    job, _ = jobs.enqueue("test-clock", {}, "x", told=True)
+    assert run_job(jobs, job.id, Keeper(lease_s=.3)) == "done"
+    done = jobs.get(job.id)
+    assert done.result == {"lost": False} and done.attempt == 1 and done.started_at <= done.ended_at and effects(jobs) == [1]
+    sweeper.close()
+
+
+@pytest.mark.parametrize("wrong", [{"x": object()}, {"x": float("nan")}, {"x": "\0"}])
+def test_a_result_that_cannot_be_stored_ends_with_a_reason(jobs, kind, wrong):
+    kind("test-wrong")(lambda a: Outcome(wrong))
+    job, _ = jobs.enqueue("test-wrong", {}, "x", attempts=1, told=True)
+    assert run_job(jobs, job.id) == "dead" and jobs.get(job.id).reason and effects(jobs) == [0]
 
 
 def test_a_result_that_does_not_fit_ends_with_a_reason(jobs, kind):
@@ -253,6 +365,17 @@ def test_accepted_is_a_promise(api, jobs):
     told = api.get(said.headers["location"]).json()
     assert told["state"] == "dead" and told["reason"] and told["result"] is None
     assert 'event: job' in api.get(said.headers["location"] + "/events").text
+
+
+@pytest.mark.parametrize("stored", ["[1, 2]", '"text"', "7", "null"])
+def test_a_stored_result_of_another_form_is_told_as_such(api, jobs, stored):
+    job, _ = jobs.enqueue("nap", {}, "x", told=True)
+    assert run_job(jobs, job.id) == "done"
+    jobs.store.query(Query("UPDATE jobs SET result = %s::jsonb WHERE id = %s RETURNING 1", (stored, job.id)))
+    said = api.get(f"/api/jobs/{job.id}")
+    told = said.json()
+    assert said.status_code == 200 and told["state"] == "done" and told["result"] is None
+    assert (stored == "null") or "form" in told["reason"]
 
 
 @pytest.mark.parametrize("body,kind,status", [

@@ -1,6 +1,7 @@
 """Your own music, as a new user has it: a folder and a table go in, and every printed command works as printed; over HTTP too."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -123,6 +124,27 @@ def test_play_plays_the_file(cli, told, home):
     (x, sr), (y, rate) = soundfile.read(home / "heard.wav"), soundfile.read(facts["from"])
     x = np.interp(np.arange(3 * rate) / rate, np.arange(len(x)) / sr, x if x.ndim == 1 else x.mean(1))
     assert np.corrcoef(x, (y if y.ndim == 1 else y.mean(1))[:3 * rate])[0, 1] > 0.9
+
+
+def test_sound_over_http_is_the_tracks_own_and_bounded(url, told, cli, home):
+    hit = json.loads(cli("search 'Night Yard 2' --json --k 1"))[0]
+    facts = json.loads(cli(f"play {hit['track_id']} --seconds 3 --out beside.wav --json"))
+    get = lambda id, seconds=3, **heads: httpx.get(f"{url}/api/tracks/{id}/audio?seconds={seconds}", headers=heads, timeout=20)
+    own, made = get(hit["track_id"]), get(42)
+    for r in (own, made):
+        assert r.status_code == 200 and r.headers["content-type"] == "audio/wav" and r.headers["accept-ranges"] == "bytes"
+    (x, sr), (y, rate) = soundfile.read(io.BytesIO(own.content)), soundfile.read(facts["file"])
+    y = np.interp(np.arange(len(x)) / sr, np.arange(len(y)) / rate, y if y.ndim == 1 else y.mean(1))
+    assert len(x) / sr == 3 and np.corrcoef(x, y)[0, 1] > 0.8
+    part = get(42, range="bytes=40-99")
+    assert (part.status_code, part.content) == (206, made.content[40:100])
+    assert part.headers["content-range"] == f"bytes 40-99/{len(made.content)}"
+    assert get(42, range="bytes=99999999-").status_code == 416 and get(42, range="bytes=x,0-").content == made.content
+    assert [get(i).status_code for i in (new_id("spotify_songs", "1"), 4_000_000_000, -1)] == [404, 404, 422]
+    assert "came from a table" in get(new_id("spotify_songs", "1")).json()["error"]
+    assert [get(42, s).status_code for s in ("0", "31", "1e9", "nan", "inf", "x")] == [422] * 6
+    page = httpx.get(f"{url}/tracks/{hit['track_id']}")
+    assert "controls" in re.search("<audio[^>]*>", page.text)[0] and "media-src 'self'" in page.headers["content-security-policy"]
 
 
 def test_the_table_prints_commands_that_work(cli, told):

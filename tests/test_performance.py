@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import redis
+from helpers import own_database
 
 from rap_analyzer.core import LabError
 from rap_analyzer.frameworks.performance import apply, optimize, profile, undo
-from rap_analyzer.lab import Lab
 from rap_analyzer.music import catalog
 from rap_analyzer.music.catalog import MODEL_ID
 from rap_analyzer.search.advice import RUNGS, amdahl_gain, amdahl_limit
@@ -19,7 +19,7 @@ from rap_analyzer.search.index import build, built, drop, method, select_similar
 from rap_analyzer.search.instruments import explain_prepared
 from rap_analyzer.search.load import COMPONENTS, draw_questions, run_processes, run_tasks, run_threads
 from rap_analyzer.search.sessions import Query
-from rap_analyzer.search.store import Store, fill, migrate
+from rap_analyzer.search.store import Store, fill
 
 IX = method("hnsw_halfvec").index_name()
 INDEX = "CREATE INDEX {} ON embeddings USING hnsw (embedding {}) WHERE model_id = '{}'"
@@ -33,15 +33,13 @@ pytestmark = pytest.mark.alone  # advice follows from what takes how much of the
 @pytest.fixture(scope="module")
 def ward(lab):
     "A store that may be broken: 2,000 tracks in a database of their own, nothing repaired behind our back."
-    own = Lab(home=lab.home, database="ward").up()
-    migrate(own)
-    store = fill(Store(own), 2_000)
-    build("hnsw_halfvec", store)
-    build("exact_vector", store)
-    run(store, "ALTER TABLE embeddings SET (autovacuum_enabled = false)")
-    yield store
-    store.forget()
-    lab.drop_database("ward")
+    with own_database(lab, "ward") as own:
+        store = fill(Store(own), 2_000)
+        build("hnsw_halfvec", store)
+        build("exact_vector", store)
+        run(store, "ALTER TABLE embeddings SET (autovacuum_enabled = false)")
+        yield store
+        store.forget()
 
 
 def run(store: Store, *statements: str) -> None:
@@ -348,7 +346,8 @@ def test_the_service_gives_profile_and_advice_and_applies_nothing(post, ill):
     ({"json": {"component": "everything"}}, "unknown component 'everything'; there are: similarity_search"),
     ({"json": {}}, "component is missing"), ({"json": {"component": 7}}, "component = "),
     ({"json": []}, "a JSON object as the body"),
-    ({"content": b"{"}, "a JSON object as the body"), ({}, "a JSON object as the body"),
+    ({"content": b"{", "headers": {"Content-Type": "application/json"}}, "a JSON object as the body"),
+    ({}, "a JSON object as the body"),
     ({"json": {"component": "x" * 10_000}}, "component = "), ({"json": {"componnent": "x"}}, "component"),
     ({"json": {"component": "similarity_search", "k": 0}}, "k = '0'"),
     ({"json": {"component": "similarity_search", "apply": True}}, "no parameter 'apply'"),
@@ -361,7 +360,7 @@ def test_bad_requests_are_told_what_was_expected(post, how, says):
 
 def test_one_profile_at_a_time(post):
     from rap_analyzer.search.routes import PROFILING
-    with PROFILING:
+    with PROFILING.turn("another"):
         r = post(json={"component": "similarity_search"})
         assert r.status_code == 429 and "one at a time" in r.json()["error"] and r.headers["retry-after"]
     assert post(json={"component": "similarity_search"}).status_code == 200

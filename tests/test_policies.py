@@ -12,11 +12,16 @@ from rap_analyzer.lab import Lab
 from rap_analyzer.search.store import migrate
 
 MEANT = {
+    ("PERF003", "public.outbox.own_tenant"): "the relay reads it in the order of all tenants; each tenant only adds to it",
+    ("PERF003", "public.outbox.proven_tenant"): "the same",
     ("SEC001", "public.alembic_version"): "which migrations have run; it belongs to no tenant",
     ("SEC014", "public.credited"): "searches a tenant's own tables through an index that policies would hide; see 0003 and 0005",
     ("SEC014", "public.search_names"): "the same",
     ("SEC014", "public.search_titles"): "the same",
     ("SEC014", "public.search_words"): "the same",
+    ("SEC014", "public.find_key"): "finds a key before its tenant is known, one row by its hash; see 0013",
+    ("SEC035", "public.api_keys (api_keys_hash_key)"): "a key is one tenant's, and is found by its hash before we know whose",
+    ("SEC014", "public.verified_tenant"): "reads the key that nobody else may read, and gives back a tenant or nothing; see 0014",
     ("SEC016", "rap_loader"): "loads and sweeps for all tenants: BYPASSRLS is what it is for, and nobody can log in as it",
 }
 

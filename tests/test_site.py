@@ -44,6 +44,8 @@ def test_results_between_a_guess_and_its_verdict_are_spoilers():
     assert find("predict(f'{k}')", "x.against_prediction()") == set()  # which key it is cannot be read
     again = "predict('k')", "r = measure('k')", "r.against_prediction()", "rows = r.rows", "other = 1", "say(rows)", "## ", "say(r)"
     assert find(*again) == {1, 2, 3, 5}  # the same values shown again, up to the next heading
+    far = "predict('k.a')", "record('k.a', 1).against_prediction()", "## ", "say('{k.ab.p50} {j.k.a}')", "say('{k.a.p50:.1f} s')"
+    assert find(*far) == {1, 4}  # a sentence cites the answer, wherever it stands
     assert find("%magic predict('k')", "x.against_prediction()") == set()
 
 
@@ -506,6 +508,18 @@ def test_a_figure_above_its_question_is_found(above, truth):
     assert page_with("", truth, above) == [], "below it is the answer"
 
 
+def test_a_coincidence_does_not_come_twice():
+    line = "exercises/28_p95.html gives {} away above its question: {} in 'a table'".format
+    broken, once, twice = "b.html links to c.html, which is not there", line("p95.once", "0.121"), line("p95.twice", "0.34")
+    asked = []
+    def again(pages: set[str]) -> list[str]:
+        asked.append(pages)
+        return [broken, line("p95.twice", "0.35"), line("p95.new", "0.77")]
+    assert _site.confirmed([broken, once, twice], again) == [broken, line("p95.twice", "0.35")]
+    assert asked == [{"exercises/28_p95"}], "each page once, as its notebook is called"
+    assert _site.confirmed([broken], again) == [broken] and len(asked) == 1, "nothing else is executed again"
+
+
 def test_a_result_above_its_question_is_found():
     fold = '<details class="measured" data-keys="y.gain x.gain"><summary>Show</summary>fast</details>'
     assert page_with(fold) == ["shows a result of x.gain above its question"]
@@ -513,7 +527,7 @@ def test_a_result_above_its_question_is_found():
 
 
 @pytest.mark.parametrize("above", ["<p>0.98, 0.9, 98 %, 0.986, 57,000 tracks, 9.87</p>", '<pre class="sourceCode">x = 0.987</pre>',
-                                   "<script>0.987</script>", "<p>v0.987.2, a-0.987b, 2024-0.987</p>"])
+                                   "<script>0.987</script>", "<p>v0.987.2, a-0.987b, 2024-0.987</p>", "<p>at most 0.987 times</p>"])
 def test_other_figures_may_stand_above_a_question(above):
     assert page_with(above) == []
 

@@ -71,6 +71,7 @@ def test_two({}): pass
     ("True", "bad", [], 1, "2 passed, 1 error in"), ("False", "tmp_path", ["-k", "two"], 0, "1 passed in"),
     ("True", "bad", ["-x"], 2, "1 passed, 1 error in"), ("True", "bad", ["-k", "nothing"], 5, "no tests ran in")])
 def test_the_last_lines_are_about_all_of_it(tmp_path, capfd, monkeypatch, alone, fixture, args, code, said):
+    monkeypatch.setattr(_tests, "SECOND_TRY", 0)  # CI sets another
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a dozen of them take most of the time
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
     (tmp_path / "test_it.py").write_text(TESTS.format(alone, fixture))
@@ -80,6 +81,33 @@ def test_the_last_lines_are_about_all_of_it(tmp_path, capfd, monkeypatch, alone,
     assert lines[-1].startswith(said), lines
     assert any("dearest of" in line for line in lines)
     if alone == "False" and not args: assert lines[-2] == "FAILED test_it.py::test_alone"
+
+
+FLAKY = """
+from pathlib import Path
+def fails(n, file=Path(__file__).with_name("tries")):
+    tries = len(file.read_text()) if file.exists() else 0
+    file.write_text("x" * (tries + 1))
+    assert tries >= n
+def test_one(): fails({})
+def test_two(): assert {}
+"""
+
+
+@pytest.mark.parametrize("fails, two, allowed, code, said", [
+    (1, "True", 3, 0, "2 passed in"), (1, "True", 0, 1, "1 failed, 1 passed in"), (2, "True", 3, 1, "1 failed, 1 passed in"),
+    (1, "False", 1, 1, "2 failed in"), (1, "False", 3, 1, "1 failed, 1 passed in")])
+def test_what_fails_may_be_tried_once_more_and_is_named(tmp_path, capfd, monkeypatch, fails, two, allowed, code, said):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setattr(_tests, "SECOND_TRY", allowed)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
+    (tmp_path / "test_it.py").write_text(FLAKY.format(fails, two))
+    asked = [str(tmp_path), "-c", str(tmp_path / "pytest.ini"), "-p", "no:cacheprovider", "-p", "xdist.plugin"]
+    assert _tests.tests(asked, time.monotonic() + 100, "test-second-try", False) == code
+    lines = capfd.readouterr().out.strip().splitlines()
+    assert lines[-1].startswith(said), lines
+    assert ("FLAKY test_it.py::test_one: it failed, and passed alone" in lines) == (fails == 1 and allowed == 3)
+    assert ("FAILED test_it.py::test_two" in lines) == (two == "False")
 
 
 @pytest.mark.parametrize("file, runs, does_not", [
@@ -92,3 +120,21 @@ def test_what_a_change_touches(file, runs, does_not):
     if file.endswith("conftest.py"): assert chosen == ["tests"]
     assert {f"tests/{name}.py" for name in runs.split()} <= {*chosen}
     assert not {f"tests/{name}.py" for name in does_not.split()} & {*chosen}
+
+
+def test_a_red_book_does_not_hide_the_tests(monkeypatch, capsys):
+    "CI has one run in which to say everything that is wrong; only red checks end it at once."
+    codes = {"scripts/checks.py": [0], "scripts/_book.py": [1, 1], "scripts/_site.py": [0]}
+    begun = []
+    def run(command, *_, **__): return (begun.append(command[0]), codes[command[0]].pop(0))[1]
+    monkeypatch.setattr(_tests, "run", run)
+    monkeypatch.setattr(_tests, "SECOND_TRY", 6)
+    monkeypatch.setattr(_tests, "tests", lambda *_: begun.append("pytest") or 0)
+    assert _tests.steps([], 0, "", cover=False) == 1
+    assert begun == ["scripts/checks.py", "scripts/_book.py", "scripts/_book.py", "pytest"]
+    assert "the tests run all the same" in capsys.readouterr().out
+    begun.clear(), codes.update({"scripts/checks.py": [0, 1], "scripts/_book.py": [1, 0]})
+    assert _tests.steps([], 0, "", cover=False) == 0
+    assert begun == ["scripts/checks.py", "scripts/_book.py", "scripts/_book.py", "scripts/_site.py", "pytest"]
+    begun.clear()
+    assert _tests.steps([], 0, "", cover=False) == 1 and begun == ["scripts/checks.py"]

@@ -66,7 +66,8 @@ def differs(
     if tag in ("rows", "map"): return (rows_differ if tag == "rows" else map_differs)(tagged[1], want, asked)
     got = plain(tagged)
     if tag == "float" and math.isnan(got) and not math.isnan(want): return words("wrong.nan", asked=asked)
-    same = math.isclose(got, want, rel_tol=1e-9, abs_tol=1e-12) if tag in ("int", "float") else got == want
+    if tag in ("int", "float"): same = math.isclose(got, want, rel_tol=1e-9, abs_tol=1e-12) or got != got and want != want
+    else: same = got == want
     return "" if same else words("wrong.value", asked=asked, want=short(want), got=short(got))
 
 # %% ../../nbs/lab/48_answers.ipynb #42d77af8
@@ -91,7 +92,7 @@ def map_differs(items: Sequence[list], want: Mapping[object, object], asked: str
 def same_answer(a: object, b: object) -> bool:
     "Two answers of an author's functions: the same?"
     number = isinstance(a, (int, float)) and isinstance(b, (int, float)) and not isinstance(a, bool) and not isinstance(b, bool)
-    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) if number else a == b
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or a != a and b != b if number else a == b
 
 
 def has_wrong_kind(tagged: list, want: object) -> bool:

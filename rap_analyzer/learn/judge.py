@@ -86,7 +86,7 @@ def judge_function(
         yield Check(name, True, words("pass.cases", n=len(cases), fresh=fresh))
         return
     rivals = memo.get((again, "rivals"), lambda: rival_answers(ex, own, cases))
-    belief, example, told = explain_by_rules(ex, own.get("rules", ()), got, truth, rivals, asked)
+    belief, example, told = explain_by_rules(ex, own.get("rules", ()), got, truth, rivals, asked, own.get("parts", {}))
     said = [words("fail.cases", failed=len(wrong), n=len(cases), example=example or min(wrong, key=len)), *told[:-1]]
     yield Check(name, False, " ".join([*said, words("fail.seed", seed=seed), *told[-1:]]), belief)
 
@@ -186,7 +186,7 @@ def explain_looks(ex: Exercise, checks: Sequence[Check]) -> Iterator[Check]:
     made = {n for code in ex.looks for n in find_names(code)[0]}
     for c in checks:
         lost = [] if c.ok else [n for n in re.findall(r"name '(\w+)' is not defined", c.message) if n in made]
-        yield Check(c.name, c.ok, c.message + f" {words('note.look', name=lost[0])}", c.belief) if lost else c
+        yield Check(c.name, c.ok, f"{c.message.rstrip('.')}. {words('note.look', name=lost[0])}", c.belief) if lost else c
 
 
 def describe_checks(ex: Exercise, checks: Iterator[Check]) -> Iterator[Check]:

@@ -51,8 +51,9 @@ MESSAGES |= {
     "fail.belief": "The misconception behind this answer: {belief}.",
     "fail.experiment": "The smallest experiment that would show it: {experiment}",
     "check.twice": "asked twice",
-    "fail.twice": "Asked a second time, in another order and with another clock, it answered differently. An answer may hang on "
-                  "what it is given, and on nothing else: not on the time, on chance, or on what was asked before. {more}",
+    "fail.twice": "Asked a second time, in another order, with another clock and in another time zone, it answered differently. "
+                  "An answer may hang on what it is given, and on nothing else: not on the time, on the machine's time zone, "
+                  "on chance, or on what was asked before. {more}",
     "pass.cases": "All {n} questions were answered correctly, {fresh} of them drawn at random a moment ago.",
     "printed": "It also printed: {printed}",
 }
@@ -63,7 +64,7 @@ MESSAGES |= {                                               # where an answer ha
     "wrong.more": "{asked}: expected no answer for {key}, got one.",
     "wrong.at": "{asked}, for {key}", "wrong.item": "{asked}, item {n}",
     "fail.rule": "It tests this rule of the task: {rule}.", "fail.other": "Others test another rule: {rule}.",
-    "fail.many": "But that is not all: questions about {n} of its {m} rules were answered differently.",
+    "fail.many": "Questions about {n} of the task's {m} rules were answered wrongly, so no single rule explains it.",
     "fail.unknown": "No known misconception explains this. Work the example out by hand.",
 }
 

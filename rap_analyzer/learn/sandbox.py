@@ -8,6 +8,7 @@ __all__ = ['MOST_PROCESSES', 'KEPT_OUTPUT', 'KEPT_ANSWER', 'MUCH_OUTPUT', 'MARK'
 
 # %% ../../nbs/lab/46_sandbox.ipynb #482f0a07
 import json
+import marshal
 import os
 import re
 import secrets
@@ -114,7 +115,7 @@ def _environment(mark: str, home: str) -> dict[str, str]:
 
 def _servers() -> list[str]:
     "The hosts of the servers that this lab was pointed at: the only other machines that the child may reach."
-    given = [os.environ.get(name, "") for name in ("DATABASE_URL", "DATABASE_ADMIN_URL", "REDIS_URL")]
+    given = [os.environ.get(name, "") for name in ("DATABASE_URL", "DATABASE_ADMIN_URL", "DATABASE_REPLICA_URL", "REDIS_URL")]
     return [h for g in given for h in (urlsplit(g).hostname, *re.findall(r"\bhost=([^\s/]+)", g)) if h]
 
 
@@ -205,6 +206,17 @@ def _start(here: str, environment: dict, warm: Warm | None, texts: Sequence[str]
     except OSError: os.close(answer); raise
     finally: os.close(theirs)
 
+# %% ../../nbs/lab/46_sandbox.ipynb #810ce726
+def _plain(x: object) -> object:
+    "A question in Python's own types, each part a copy; TypeError for anything else."
+    if x is None or type(x) in (bool, int, float, str): return x
+    for t in (int, float, str):
+        if isinstance(x, t): return t(x)
+    for t in (list, tuple):
+        if isinstance(x, t): return t([_plain(v) for v in x])
+    if isinstance(x, dict): return {_plain(k): _plain(v) for k, v in x.items()}
+    raise TypeError(f"a question may hold numbers, texts, lists, tuples and dicts, not {type(x).__name__}")
+
 # %% ../../nbs/lab/46_sandbox.ipynb #a266440b
 Ask = tuple[str, str, list | None]  # what is asked, in words; a name; its arguments, or None for the value itself
 
@@ -220,8 +232,8 @@ def run_apart(
     "Run somebody's code in a process of its own and ask it questions."
     mark, began = secrets.token_hex(8), time.monotonic()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as here:
-        job = {"cells": list(cells), "asks": list(asks), "memory_mb": memory_mb, "seconds": seconds, "hosts": _servers(),
-               "hidden": _hidden(), "clock_s": clock_s}
+        job = {"cells": list(cells), "asks": marshal.dumps(_plain(list(asks)), 2).hex(), "memory_mb": memory_mb,
+               "seconds": seconds, "hosts": _servers(), "hidden": _hidden(), "clock_s": clock_s}
         Path(here, "job.json").write_text(json.dumps(job))
         server = next(warm, None) if warm else None
         child, answer = _start(here, _environment(mark, here), server, [text for _, text in cells])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..core import LabError, settings
 from .messages import words
-from .notebook import Cell, read
+from .notebook import Cell, parse, read
 
 # %% ../../nbs/lab/42_task.ipynb #2e972c0e
 def split_task(code: str) -> tuple[str, str]:  # with the solution, and as the learner gets it
@@ -37,7 +37,7 @@ def split_task(code: str) -> tuple[str, str]:  # with the solution, and as the l
 # %% ../../nbs/lab/42_task.ipynb #7e02d7a0
 def literals(code: str) -> dict[str, object]:
     "What a cell assigns, as long as it is written out; ValueError for anything that would have to be run."
-    return {t.id: ast.literal_eval(n.value) for n in ast.parse(code).body if isinstance(n, ast.Assign) for t in n.targets
+    return {t.id: ast.literal_eval(n.value) for n in parse(code).body if isinstance(n, ast.Assign) for t in n.targets
             if isinstance(t, ast.Name)}
 
 
@@ -82,7 +82,7 @@ def load_exercise(path: Path) -> Exercise:
         for name in ("exercise", "hints", "feedback"): said |= literals(one(name).text)
         solution, stub = split_task(task.text)
         again = [split_task(c.text) for c in cells if c.directive == ("again", [named[0]])] or [("", "")]
-        for code in (solution, stub, one("checker").text, *again[0]): ast.parse(code)
+        for code in (solution, stub, one("checker").text, *again[0]): parse(code)
     except (ValueError, SyntaxError) as e: raise bad(str(e)) from None
     wrong, wrong_again = ({w[0]: (w[-1], c.text) for c in cells if c.directive[0] == which and (w := c.directive[1] or ["unnamed"])}
                           for which in ("wrong", "wrong_again"))

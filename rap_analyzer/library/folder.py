@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCE', 'MODELS', 'REMEMBER', 'FILE', 'KEPT', 'LOOKED_UP', 'WRITTEN', 'Job', 'fingerprint', 'known', 'placed',
-           'remember', 'file_of', 'Refused', 'Heard', 'FolderReport', 'to_track', 'write', 'todo', 'size', 'listen',
-           'ingest_folder', 'ingest_files']
+           'NoSound', 'remember', 'file_of', 'Refused', 'Heard', 'FolderReport', 'to_track', 'write', 'todo', 'size',
+           'listen', 'ingest_folder', 'ingest_files']
 
 # %% ../../nbs/library/10_folder.ipynb #ee69907c
 import os
@@ -28,7 +28,7 @@ from ..music.analyzers import Analyses
 from ..music.audio import MAX_BYTES
 from ..music.batch import analyze_files
 from ..music.catalog import Track
-from ..music.files import audio_files, names, shown, words_beside
+from ..music.files import audio_files, lyrics_beside, names, shown
 from ..search.cache import Cache
 from ..search.ingest import KNOWN, alone, place
 from ..search.sessions import Query
@@ -72,21 +72,25 @@ FILE = """SELECT t.source, f.path FROM tracks t LEFT JOIN track_files f ON (f.te
 WHERE t.id = %s"""
 
 
+class NoSound(LabError):
+    "A track whose sound is not at hand."
+
+
 def remember(store: Store, files: Mapping[int, Path]) -> None:  # by track id
     "Keep where songs lie."
     if files: store.query(Query(REMEMBER, (list(files), [os.fsencode(f.absolute()) for f in files.values()])))
 
 
 def file_of(store: Store, track_id: int) -> Path | None:  # None: it is made up, and can be rendered
-    "The file that a track came from; LabError says why there is none."
+    "The file that a track came from; NoSound says why there is none."
     rows = store.query(Query(FILE, (track_id,)))
     if not rows: raise UnknownTrack(f"no track {track_id} in tenant {store.tenant!r}")
     source, path = rows[0]
     if source == "synthetic": return None
-    if source != SOURCE: raise LabError(f"track {track_id} came from a CSV ({source}): a row of a table has no sound to play.")
-    if path is None: raise LabError(f"where the file of track {track_id} lies is not known: ingest its folder once more.")
+    if source != SOURCE: raise NoSound(f"track {track_id} came from a CSV ({source}): a row of a table has no sound to play.")
+    if path is None: raise NoSound(f"where the file of track {track_id} lies is not known: ingest its folder once more.")
     if not (file := Path(os.fsdecode(path))).is_file():
-        raise LabError(f"the file of track {track_id} is not at {shown(str(file))} any more: ingest the folder where it is now.")
+        raise NoSound(f"the file of track {track_id} is not at {shown(str(file))} any more: ingest the folder where it is now.")
     return file
 
 # %% ../../nbs/library/10_folder.ipynb #a4e0f123
@@ -122,6 +126,7 @@ class FolderReport:
     refusals: list[Refused] = field(default_factory=list)
     why: Counter = field(default_factory=Counter)
     heard: list[Heard] = field(default_factory=list)  # the first 1,000 that went in
+    warnings: list[str] = field(default_factory=list)  # lyrics that were left out, by name; the first 1,000
     first: dict | None = None  # id and title of a song to try commands on
 
 # %% ../../nbs/library/10_folder.ipynb #07c52835
@@ -170,6 +175,7 @@ def __repr__(report: FolderReport) -> str:
     lines = _table(report.heard, report.new + report.changed) + [f"  {r.file}: {r.text}" for r in report.refusals[:10]]
     if report.refused > 10: lines.append(f"  ... {report.refused - 10:,} more; all by reason: {dict(report.why.most_common())}")
     if report.without_vector: lines.append(f"  {report.without_vector:,} without an embedding: they are found by their words only")
+    lines += [f"  warning: {w}" for w in report.warnings[:10]]
     if not report.files: lines.append("  no sound files here: they are known by their content, or by names such as .mp3 or .flac")
     return "\n".join([head, *lines, *report.next_steps()])
 
@@ -226,7 +232,7 @@ def todo(
     "The files that have to be heard: new ones, and those whose words have changed. A copy of a file that was met is put aside."
     met, files = set(), iter(files)
     while some := list(islice(files, LOOKED_UP)):
-        jobs = [Job(f, fingerprint(f) if size(f) <= MAX_BYTES else "", words_beside(f)) for f in some]
+        jobs = [report.look(f) for f in some]
         have = known(store, [j.external_id for j in jobs if j.external_id])
         embedded, there = placed(store, have.values()), {}
         for job in jobs:
@@ -239,6 +245,14 @@ def todo(
             there[t.id] = job.path
             count(1)
         remember(store, there)
+
+# %% ../../nbs/library/10_folder.ipynb #eaa0f09f
+@patch
+def look(self: FolderReport, file: Path) -> Job:
+    "A file with what identifies it and the lyrics beside it; those that cannot be read are noted."
+    words, wrong = lyrics_beside(file)
+    self.warnings += wrong[:KEPT - len(self.warnings)]
+    return Job(file, fingerprint(file) if size(file) <= MAX_BYTES else "", words)
 
 
 @patch

@@ -136,6 +136,11 @@ class Analyses(dict):
         super().__init__(found or {})
         self.heard, self.before, self.seconds, self.profile = list(warnings), dict(before or {}), seconds, profile
 
+    def warn(self, warnings: Iterable[str]) -> "Analyses":  # itself
+        "More warnings about what was given."
+        self.heard += warnings
+        return self
+
     @property
     def timing_ms(self) -> dict[str, float]:
         "Where the time went: each step before, each analyzer that was asked."

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .catalog import KEYS, LIMIT, Track
+from .catalog import KEYS, Track
+from .draws import LIMIT
 from .instruments import KITS, STYLES, Chance
 
 STEPS = 16  # a bar of four beats, in sixteenths

@@ -30,7 +30,9 @@ from fastcore.basics import patch
 
 from ..core import LabError
 from ..disk import write_whole
-from .containers import KINDS, UNREADABLE, Broken, Cut, open_regular, split_streams, strip_tags
+from .containers import split_streams
+from .formats import KINDS, UNREADABLE, Broken, Cut, open_regular
+from .frames import strip_tags
 
 # %% ../../nbs/analyzer/15_audio.ipynb #6bf75448
 REASONS = {

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['AUDIO', 'OTHER', 'UNKNOWN', 'NAME_MOST', 'NUMBER', 'COMMON', 'WEIGHT', 'SCRIPT', 'QUOTES', 'ASIAN', 'PAGES',
            'LYRICS_MOST', 'STAMP', 'ABOUT', 'seems_audio', 'audio_files', 'shown', 'by_name', 'fitness',
-           'guess_encoding', 'decode_text', 'read_lyrics', 'words_beside', 'read_tags', 'repair_tag', 'names',
+           'guess_encoding', 'decode_text', 'read_lyrics', 'lyrics_beside', 'read_tags', 'repair_tag', 'names',
            'hear_any']
 
 # %% ../../nbs/analyzer/75_files.ipynb #53d3b68c
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import soundfile
@@ -22,13 +21,13 @@ from .analyzers import Analyses, analyze
 from .audio import BadAudio, Careful, quiet_decoder
 from .batch import analyze_file, analyze_files
 from .catalog import Track
-from .containers import KINDS, detect_format, open_regular
+from .formats import KINDS, detect_format, open_regular
 from .render import render
 
 # %% ../../nbs/analyzer/75_files.ipynb #204837ec
 AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
 AUDIO |= {".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mpc", ".spx", ".dsf", ".dff", ".amr", ".mka"}
-AUDIO |= {".m4b", ".webm", ".ac3", ".tta"}  # these and those above: named when refused
+AUDIO |= {".m4b", ".webm", ".ac3", ".tta", ".gsm", ".mod", ".xm", ".it", ".s3m"}  # these and those above: named when refused
 OTHER = {".txt", ".lrc", ".jpg", ".jpeg", ".png", ".gif", ".webp", ".pdf", ".nfo", ".cue", ".m3u", ".m3u8", ".pls", ".log", ".json",
          ".csv", ".md", ".xml", ".html", ".ini", ".db", ".zip", ".mid", ".midi", ".py", ".ipynb"}
 
@@ -67,13 +66,13 @@ def by_name(stem: str) -> tuple[str, str]:  # artist, title
     parts = [p for p in re.split(r"\s+[-–—]\s+|_-_", shown(stem)) if p]
     if len(parts) > 1 and parts[0].strip(" .)").isdigit(): parts = parts[1:]
     elif parts: parts[0] = NUMBER.sub("", parts[0])
-    said = [p.replace("_", " ").strip() if " " not in p else p for p in parts]
+    said = [re.sub(r"(?<!\d)_|_(?!\d)", " ", p).strip() if " " not in p else p for p in parts]       # 4_44 is a name
     return (said[0], " - ".join(said[1:])) if len(said) > 1 else (UNKNOWN, said[0] if said and said[0] else UNKNOWN)
 
 # %% ../../nbs/analyzer/75_files.ipynb #75a0e001
 COMMON = {  # the letters that each alphabet uses most, and those that it has besides
     "cyrillic": ("оеаинтсрвлкмдпуяы", "ьгзбчйхжшюцщэфъёіїєґ"), "greek": ("αοιετσνηυρπκμλςάίόέή", "ώύδγωχθφβξζψϊ"),
-    "hebrew": ("יוהלאמתרבנש", "םחדקעפזטגסצכןךףץ"), "latin": ("éèàáíóúñöüäçêßâôãõåøæïîëûùœ", "łąęśżćńğşıščřžěýůőűìòțșăđźťďňľĺ")}
+    "hebrew": ("יוהלאמתרבנשםע", "חדקפזטגסצכןךףץ"), "latin": ("éèàáíóúñöüäçêßâôãõåøæïîëûùœ", "łąęśżćńğşıščřžěýůőűìòțșăđźťďňľĺ")}
 WEIGHT = {c: 1.0 - 0.8 * k for groups in COMMON.values() for k, letters in enumerate(groups) for c in letters}
 WEIGHT |= dict.fromkeys(COMMON["latin"][1], 0.85)
 SCRIPT = {c: name for name, groups in COMMON.items() for letters in groups for c in letters}
@@ -96,6 +95,7 @@ def fitness(text: str) -> float:  # at most 1; below 0.2: nonsense
         else: total += WEIGHT[low] - 0.1 * (c != low)
         if script and script != "latin": total -= 2 * sum(x.isascii() and x.isalpha() for x in (before, after))
         if script and c != low and before.isalpha() and before.islower(): total -= 2
+        if c in "םןךףץ" and after.isalpha(): total -= 2
         if script == "latin" and not before.isascii() and not after.isascii() and before.isalpha() and after.isalpha(): total -= 1
         if n == 2_000: break
     return total / max(1, n)
@@ -146,12 +146,15 @@ def read_lyrics(path: str | Path) -> str:  # ValueError says why it is none
     return "\n".join(lines).strip()
 
 
-def words_beside(path: Path) -> str | None:  # None: there are none, or none that can be read
-    "The lyrics that lie beside a sound file, under the same name."
-    for suffix in (".lrc", ".txt", ".LRC", ".TXT"):
-        with suppress(ValueError):
-            if path.with_suffix(suffix).is_file() and (text := read_lyrics(path.with_suffix(suffix))): return text
-    return None
+def lyrics_beside(path: Path) -> tuple[str | None, list[str]]:  # None: there are none that can be read; and why not, by name
+    "The lyrics that lie beside a sound file, under the same name, and a warning for each file that cannot be read."
+    wrong = []
+    for beside in (path.with_suffix(suffix) for suffix in (".lrc", ".txt", ".LRC", ".TXT")):
+        if not beside.exists(): continue
+        try:
+            if text := read_lyrics(beside): return text, wrong
+        except ValueError as e: wrong.append(f"lyrics left out: {e}")
+    return None, wrong
 
 # %% ../../nbs/analyzer/75_files.ipynb #75a0e003
 def read_tags(path: Path) -> dict[str, str]:  # artist, title, date, ...; empty if there are none
@@ -195,8 +198,20 @@ def hear_any(
     path = Path(what)
     if path.is_dir():
         if words: raise ValueError("lyrics belong to one song, and this is a folder: put them beside the songs, as NAME.txt")
-        yield from ((str(f), got) for f, got in analyze_files(((f, words_beside(f)) for f in audio_files(path)), profile))
+        yield from _hear_folder(path, profile)
     elif path.exists() and not path.is_file(): raise ValueError(f"{path} is no file")
     else:
-        try: yield str(path), analyze_file(path, words or words_beside(path), profile)
+        words, wrong = (words, []) if words else lyrics_beside(path)
+        try: yield str(path), analyze_file(path, words, profile).warn(wrong)
         except BadAudio as e: yield str(path), e
+
+# %% ../../nbs/analyzer/75_files.ipynb #e76a292d
+def _hear_folder(folder: Path, profile: str) -> Iterator[tuple[str, Analyses | Exception]]:
+    "Every file of a folder, with the lyrics beside it."
+    wrong = {}
+    def asked() -> Iterator[tuple[Path, str | None]]:
+        for f in audio_files(folder):
+            words, wrong[str(f)] = lyrics_beside(f)
+            yield f, words
+    for f, got in analyze_files(asked(), profile):
+        yield str(f), got.warn(wrong.pop(str(f))) if isinstance(got, Analyses) else got

@@ -12,8 +12,10 @@ from importlib.resources import files
 
 import numpy as np
 
-from .catalog import ARTISTS, BELL_SD, DIM, GENRES, MOODS, SCHEMES, SIZE, bell, check_range, draw, facts, sounds
+from .catalog import ARTISTS, DIM, GENRES, MOODS, SIZE, facts, sounds
+from .draws import BELL_SD, bell, check_range, draw
 from .embedding import PLACES, SHARES, place
+from .verses import SCHEMES
 
 # %% ../../nbs/analyzer/70_generator.ipynb #5f336c2d
 ONE = 64  # what stands for 1 in the design matrix

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .catalog import STRIDE
+from .draws import STRIDE
 
 # %% ../../nbs/analyzer/18_instruments.ipynb #e685031b
 PARTS = {"song": 40, "artist": 41, "feel": 42, "dust": 43}  # regions of the catalog's random stream

@@ -7,7 +7,7 @@ __all__ = ['GROUP', 'CONTRACT', 'PROFILES', 'INPUTS', 'MAX_VALUE', 'MAX_LIMIT_S'
            'ROLE', 'DISTRIBUTION', 'MAX_STRIKES', 'Analyzer', 'Analysis', 'HookSpec', 'load_plugin', 'manifest',
            'validate', 'check_result', 'call', 'serve_plugin', 'Plugin', 'Discovery', 'call_in_worker',
            'list_entry_points', 'is_ours', 'inspect_plugin', 'sort_by_needs', 'explain_refusal', 'find_plugins',
-           'discover', 'list_analyzers', 'explain_skip', 'run_analyzer']
+           'discover', 'list_analyzers', 'explain_skip', 'forgive', 'run_analyzer']
 
 # %% ../../nbs/analyzer/57_plugins.ipynb #5a0c1e13
 import inspect
@@ -269,6 +269,11 @@ def explain_skip(p: Plugin, clip: Clip | None, lyrics: str | None, done: Mapping
         if need in done and done[need].value is None: return f"it needs {need}, which failed" if done[need].error else ""
     if _strikes[p.name] >= MAX_STRIKES: return f"left alone: its process had to be stopped {MAX_STRIKES} times in a row"
     return None
+
+
+def forgive(*names: str) -> None:
+    "Count the failures of these analyzers from zero."
+    for name in names: _strikes.pop(name, None)
 
 # %% ../../nbs/analyzer/57_plugins.ipynb #1be4bc30
 def run_analyzer(

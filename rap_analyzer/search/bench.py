@@ -32,7 +32,6 @@ from ..provenance import machine
 from ..timing import one_core
 from .copy import EMBEDDING, copy_file, copy_in
 from .index import BASIC, METHODS, build, built, check_plan, drop, nearest_ids, recall, select_similar, similar
-from .sessions import Session
 from .store import Store, default_store, fill, migrate
 
 # %% ../../nbs/performance/50_bench.ipynb #c671d47a
@@ -79,7 +78,7 @@ Ask = Callable[[np.ndarray, int], list[int]]
 
 def stock_ask(store: Store) -> Ask:
     "The newcomer's query: 32-bit vectors, PostgreSQL's own settings for the session, nothing prepared."
-    con = Session(store.dsn).con
+    con = store.connect().con
     con.execute("SET jit = on; SET plan_cache_mode = auto; SET max_parallel_workers_per_gather = 2; "
                 "SET random_page_cost = 4; SET work_mem = '4MB'; SET effective_cache_size = '4GB'")
     def ask(q: np.ndarray, ef: int, k: int = 10) -> list[int]:
@@ -91,7 +90,7 @@ def stock_ask(store: Store) -> Ask:
 
 def bare_ask(store: Store) -> Ask:
     "The driver alone: prepared, binary, the same SQL and the same settings as ours."
-    con, width = Session(store.dsn).con, [0]
+    con, width = store.connect().con, [0]
     def ask(q: np.ndarray, ef: int, k: int = 10) -> list[int]:
         query = select_similar(q, k, ef)
         if query.ef != width[0]: con.execute(f"SET hnsw.ef_search = {query.ef}"); width[0] = query.ef

@@ -43,7 +43,7 @@ def bench_filters(
     "Recall, and the time against exact SQL written by hand, for filters from a few tracks to all."
     store = fill(store or default_store())
     build("hnsw_halfvec", store)
-    n, hand, rows = store.count(MODEL_ID), Session(store.dsn), []
+    n, hand, rows = store.count(MODEL_ID), store.connect(), []
     tracks, X = list(catalog.tracks(0, n)), catalog.embeddings(0, n).astype(np.float32)
     asked = [int(i) for i in np.linspace(0, n - 1, queries)]
     with progress("measuring filters", len(ladder())) as step:

@@ -147,8 +147,8 @@ app.add_typer(drill_app, name="drill")
 @drill_app.command("list")
 def list_drills(json_: AsJson = False) -> None:
     "The faults there are, what each is about, and the drills you have done."
-    from rap_analyzer.search.drill import FAULTS, history, words
-    rows = {name: d.about for name, d in FAULTS.items()}
+    from rap_analyzer.search.drill import all_faults, history, words
+    rows = {name: d.about for name, d in all_faults().items()}
     lines = [f"{name:18}{said}" for name, said in {**rows, "random": words("drill.random")}.items()]
     show(rows, json_, "\n".join(lines + history()))
 

@@ -24,9 +24,9 @@ from ..disk import locked, write_whole
 from ..lab import Lab
 from ..learn.messages import words
 from ..music.catalog import MODEL_ID
-from .faults import FAULTS, INDEX, drill_file
+from .faults import INDEX, all_faults, drill_file
 from .index import built
-from .signs import SIGNS, Reading, read_signs
+from .signs import Reading, read_signs
 from .store import Store, default_store
 
 # %% ../../nbs/performance/40_drill.ipynb #c829d6d9
@@ -50,7 +50,8 @@ class Record:
     @property
     def off(self) -> list[str]:
         "The numbers that are not where they were."
-        return [n for n, s in SIGNS.items() if n in (now := self.now or self.broken) and not s.fine(self.before[n], now[n])]
+        signs, now = all_faults()[self.name].signs, self.now or self.broken
+        return [n for n, s in signs.items() if n in now and not s.fine(self.before[n], now[n])]
 
     def __repr__(self) -> str: return told(self)
 
@@ -77,7 +78,7 @@ def opened(lab: Lab) -> Record | None:
 @patch
 def as_dict(self: Record) -> dict:
     "What may be told, as JSON."
-    end, drill = self.state == "stopped" or bool(self.post_mortem), FAULTS[self.name]
+    end, drill = self.state == "stopped" or bool(self.post_mortem), all_faults()[self.name]
     kept = {k: getattr(self, k) for k in ("state", "at", "ended", "before", "broken", "now", "off", "checks", "post_mortem")}
     return {"name": self.name if end or not self.hidden else "random", "users_say": drill.users_say, **kept,
             **({"cause": drill.cause, "put_back": self.put_back} if end else {})}
@@ -87,12 +88,12 @@ def told(r: Record) -> str:
     "A record for a terminal."
     columns = {"before": r.before, "broken": r.broken, "now": r.now}
     shown = {c: reading for c, reading in columns.items() if reading}
-    lines = [f"{FAULTS[r.name].users_say}", "", " " * 36 + "".join(f"{c:>12}" for c in shown) + f"{'allowed':>16}"]
+    fault = all_faults()[r.name]
+    lines = [fault.users_say, "", " " * 36 + "".join(f"{c:>12}" for c in shown) + f"{'allowed':>16}"]
     off = r.off
-    for n, s in SIGNS.items():
-        bound = f"{'at most' if s.factor > 1 else 'at least'} x {s.factor:g}"
+    for n, s in fault.signs.items():
         cells = "".join(f"{s.form.format(reading[n][0]):>12}" for reading in shown.values())
-        lines.append(f"{s.label:36}{cells}{bound:>16}{'  <--' if n in off else ''}")
+        lines.append(f"{s.label:36}{cells}{s.allowed:>16}{'  <--' if n in off else ''}")
     lines += ["", words(f"drill.{r.state}")]
     if r.state == "passed" and not r.post_mortem:
         lines += [words("drill.four")]
@@ -101,7 +102,7 @@ def told(r: Record) -> str:
 
 def _end_of(r: Record) -> list[str]:
     "What is told at the end."
-    fault = FAULTS[r.name]
+    fault = all_faults()[r.name]
     lines = [words("drill.was", name=r.name, cause=fault.cause), words("drill.earlier", earlier=fault.earlier)]
     return lines + [words("drill.put_back", what=what) for what in r.put_back]
 
@@ -119,25 +120,35 @@ def trouble(store: Store) -> str:  # empty if there is none
 
 def unhealthy(before: Reading) -> str:  # empty if it is well
     "What is wrong with a baseline."
-    if before["hits"][1] < 0.9: return "repeated questions are not answered from memory: is Valkey up, and has it room?"
-    if before["saves"][1] < 1: return "changes to a track cannot be saved: who holds a lock?"
+    if before.get("hits", (1, 1))[1] < 0.9: return "repeated questions are not answered from memory: is Valkey up, and has it room?"
+    if before.get("saves", (1, 1))[1] < 1: return "changes to a track cannot be saved: who holds a lock?"
     return ""
+
+# %% ../../nbs/performance/40_drill.ipynb #616c8fae
+def _own_store() -> Store:
+    "The store of the lab you learn in; if the open drill is about a server that is away, none is started."
+    r = opened(lab := Lab())
+    return Store(lab) if r and all_faults()[r.name].servers_away else default_store()
 
 # %% ../../nbs/performance/40_drill.ipynb #6c1ff0ed
 @contextmanager
 def _alone(store: Store) -> Iterator[Lab]:
-    "One at a time, with the servers up."
-    with locked(store.lab.up().dir / "drill.lock", 30): yield store.lab
+    "One at a time; with the servers up, unless the open drill is about a server that is away."
+    lab = store.lab
+    if (r := opened(lab)) and all_faults()[r.name].servers_away: lab.attach()
+    else: lab.up()
+    with locked(lab.dir / "drill.lock", 30): yield lab
 
 
-def _choose(name: str, store: Store, external: bool) -> str:  # one of FAULTS
+def _choose(name: str, store: Store, external: bool) -> str:  # one of all_faults()
     "Refuse what cannot be started."
-    if name not in (*FAULTS, "random"): raise ValueError(words("drill.unknown", name=name, names=", ".join(FAULTS)))
+    known = list(all_faults())
+    if name not in (*known, "random"): raise ValueError(words("drill.unknown", name=name, names=", ".join(known)))
     if (store.lab.external_db or store.lab.external_redis) and not external:
         raise LabError("a drill breaks things, and these servers are not the lab's own (DATABASE_URL, REDIS_URL): "
                        "unset them, or say --external if nobody else uses them.")
     if opened(store.lab): raise LabError(words("drill.there"))
-    return secrets.choice(list(FAULTS)) if name == "random" else name
+    return secrets.choice(known) if name == "random" else name
 
 
 def _close(r: Record, lab: Lab, state: str) -> Record:
@@ -151,12 +162,12 @@ def _close(r: Record, lab: Lab, state: str) -> Record:
 # %% ../../nbs/performance/40_drill.ipynb #447cff78
 def _break(store: Store, lab: Lab, r: Record) -> None:
     "Break what a record says, and measure; whatever goes wrong, it is taken back."
-    fault = FAULTS[r.name]
+    fault = all_faults()[r.name]
     try:
         lab.up(keep=True)
         fault.do(store, r.facts)
         store.changed()
-        r.broken = read_signs(store, r.before)
+        r.broken = read_signs(store, r.before, fault.signs)
         if not r.off: raise LabError(f"{r.name} makes no difference on this machine: it was taken back, choose another.")
         r.state = "open"
         _write(drill_file(lab), r)
@@ -167,18 +178,19 @@ def _break(store: Store, lab: Lab, r: Record) -> None:
 
 # %% ../../nbs/performance/40_drill.ipynb #437a0f0d
 def start(
-    name: str,  # one of FAULTS, or random
+    name: str,  # one of all_faults(), or random
     store: Store | None = None,  # default: default_store()
     external: bool = False,  # also on servers that are not the lab's own
 ) -> Record:  # shows the symptoms
     "Break something, and tell what users say."
-    store = store or default_store()
+    store = store or _own_store()
     with _alone(store) as lab:
         chosen = _choose(name, store, external)
-        bad = trouble(store) or unhealthy(before := read_signs(store))
+        fault = all_faults()[chosen]
+        bad = (fault.trouble or trouble)(store) or unhealthy(before := read_signs(store, signs=fault.signs))
         if bad: raise LabError(f"no drill can start from here: {bad}.")
         r = Record(name=chosen, hidden=name == "random", at=_now(), state="breaking", before=before,
-                   facts=FAULTS[chosen].prepare(store), kept=(lab.dir / "keep").exists())
+                   facts=fault.prepare(store), kept=(lab.dir / "keep").exists())
         _write(drill_file(lab), r)
         _break(store, lab, r)
     return r
@@ -187,32 +199,34 @@ def start(
 def _open_one(lab: Lab) -> Record:
     "The open drill; LabError if there is none."
     if r := opened(lab): return r
-    raise LabError(words("drill.start", names="|".join([*FAULTS, "random"])))
+    raise LabError(words("drill.start", names="|".join([*all_faults(), "random"])))
 
 
 def check(store: Store | None = None) -> Record:  # its state is `passed` if the numbers are back
     "Measure again."
-    store = store or default_store()
+    store = store or _own_store()
     with _alone(store) as lab:
         r = _open_one(lab)
         if r.state == "breaking": raise LabError(words("drill.interrupted"))
         store.changed()
-        r.now, r.checks = read_signs(store, r.before), r.checks + 1
+        fault = all_faults()[r.name]
+        r.now, r.checks = read_signs(store, r.before, fault.signs), r.checks + 1
         if r.off: _write(drill_file(lab), r)
         else:
-            r.put_back = FAULTS[r.name].undo(store, r.facts)
+            r.put_back = fault.undo(store, r.facts)
             _close(r, lab, "passed")
     return r
 
 # %% ../../nbs/performance/40_drill.ipynb #ba27725c
 def stop(store: Store | None = None) -> Record:
     "Give up: put everything back, and tell what it was."
-    store = store or default_store()
+    store = store or _own_store()
     with _alone(store) as lab:
         r = _open_one(lab)
-        r.put_back = FAULTS[r.name].undo(store, r.facts)
+        fault = all_faults()[r.name]
+        r.put_back = fault.undo(store, r.facts)
         store.changed()
-        r.now = read_signs(store, r.before)
+        r.now = read_signs(store, r.before, fault.signs)
         return _close(r, lab, "stopped")
 
 # %% ../../nbs/performance/40_drill.ipynb #f6c2a127

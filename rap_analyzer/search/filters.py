@@ -141,6 +141,7 @@ def range_pattern(kind: type = float) -> str:  # for a schema: what it refuses, 
 PARAMETERS = "%s::text, %s::text, %s::real, %s::real, %s::int, %s::int, %s::text"  # how SQL takes Filter.params()
 
 
+@lru_cache(maxsize=1_000)
 def read_filter(
     genre: str = "", mood: str = "", bpm: str = "", year: str = "", artist: str = "",  # as typed; empty: no condition
 ) -> Filter:  # ValueError names the condition that makes no sense

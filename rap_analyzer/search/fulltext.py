@@ -135,7 +135,7 @@ def explain_words(
         con.add_notice_handler(lambda notice: said.append(notice.message_primary))
         con.execute("LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on; "
                     "SET client_min_messages = log; SET ROLE rap_app")
-        con.execute("SELECT set_config('app.tenant_id', %s, false)", [store.tenant])
+        store.prove(con)
         con.execute(query.sql, query.params).fetchall()
     return next(text for text in said if "FROM tracks t" in text)
 

@@ -22,6 +22,7 @@ from pgvector import HalfVector
 from ..core import LabError, settings
 from ..disk import locked
 from ..music.catalog import DIM, MODEL_ID, Track
+from .few import has_few, known_few, name_tenant
 from .sessions import Query
 from .store import Explain, Store, check_id, default_store, explain
 
@@ -92,7 +93,9 @@ NAIVE = """CREATE TABLE embeddings_vector (
     PRIMARY KEY (tenant_id, track_id, model_id));
 ALTER TABLE embeddings_vector ENABLE ROW LEVEL SECURITY;
 ALTER TABLE embeddings_vector FORCE ROW LEVEL SECURITY;
-CREATE POLICY own_tenant ON embeddings_vector USING (tenant_id = (SELECT current_setting('app.tenant_id', true)));
+CREATE POLICY own_tenant ON embeddings_vector TO rap_app, rap_owner
+    USING (tenant_id = (SELECT current_setting('app.tenant_id', true)));
+SELECT claims.secure_table('embeddings_vector');
 GRANT SELECT ON embeddings_vector TO rap_app;
 GRANT SELECT, INSERT ON embeddings_vector TO rap_loader"""
 
@@ -208,6 +211,7 @@ def select_similar(
     ef: int = 40,  # search width; at least k is used, at most 1,000
     name: str = "hnsw_halfvec",  # one of METHODS
     model_id: str = MODEL_ID,  # which embeddings
+    tenant: str | None = None,  # whose; an exact method names them, so that the planner knows how many there are
 ) -> Query:
     "The question as SQL. An exact method adds zero to the distance, so that no index fits."
     way, k, model = method(name), check_k(k), check_model(model_id)
@@ -219,13 +223,13 @@ def select_similar(
         params, k = (check_id(query),), k + 1          # the track itself comes first; it is left out of the answer
         ask = f"(SELECT embedding FROM {way.table} WHERE track_id = %s AND model_id = '{model}')"
     ef = min(max(ef, 1 if way.dial == "ivfflat.probes" else k), 1_000) if way.index else None
-    return Query(question(way, model, ask, k, ef), params if way.index and not way.rough else params * 2, ef,
+    return Query(question(way, model, ask, k, ef, tenant), params if way.index and not way.rough else params * 2, ef,
                 f"{name} ef={ef}" if ef else name, way.dial)
 
-
-def question(way: Method, model: str, ask: str, k: int, ef: int | None) -> str:  # SQL
+# %% ../../nbs/performance/15_index.ipynb #3c89c77f
+def question(way: Method, model: str, ask: str, k: int, ef: int | None, tenant: str | None = None) -> str:  # SQL
     "A method's query: `ask` stands for the vector that was asked about."
-    rows = f"{way.table} WHERE model_id = '{model}'"
+    rows = f"{way.table} WHERE model_id = '{model}'" + (f" AND {name_tenant(tenant)}" if tenant and not way.index else "")
     if way.rough: rows = f"(SELECT track_id, embedding FROM {rows} ORDER BY {way.rough.format(ask)} LIMIT {ef}) AS candidates"
     order = "2" if way.index else f"(embedding {way.operator} {ask}) + 0"
     return f"SELECT track_id, embedding {way.operator} {ask} FROM {rows} ORDER BY {order} LIMIT {k}"
@@ -243,16 +247,17 @@ def decode(
 
 # %% ../../nbs/performance/15_index.ipynb #1700a157
 def choose(store: Store, k: int, name: str | None, model_id: str) -> str:  # one of METHODS
-    "The method to use: the one asked for, else the index if it is there and wide enough."
+    "The method to use: the one asked for, else the index if it is there, wide enough, and not full of others' tracks."
     if name: method(name)
-    elif "hnsw_halfvec" in built(store, model_id) and k < 1_000: return "hnsw_halfvec"
+    elif "hnsw_halfvec" in built(store, model_id) and k < 1_000 and not has_few(store, model_id): return "hnsw_halfvec"
     return name or "exact_halfvec"
 
 # %% ../../nbs/performance/15_index.ipynb #9b41c983
 async def achoose(store: Store, k: int) -> str:  # one of METHODS
     "`choose` without blocking the event loop: it may have to ask the database."
-    if knows(store, MODEL_ID) is None: return await asyncio.to_thread(choose, store, k, None, MODEL_ID)
-    return choose(store, k, None, MODEL_ID)
+    ready = knows(store, MODEL_ID)
+    asks = ready is None or ("hnsw_halfvec" in ready and k < 1_000 and known_few(store, MODEL_ID) is None)
+    return await asyncio.to_thread(choose, store, k, None, MODEL_ID) if asks else choose(store, k, None, MODEL_ID)
 
 
 def too_few(store: Store, k: int, hits: list[Hit], model_id: str) -> list[Hit]:
@@ -267,7 +272,7 @@ def _answer(store: Store, statement: Query, rows: list, query: object, k: int, m
     if itself is not None and (not rows or rows[0][1] is None): raise store.missing(itself, model_id)
     hits = decode(statement, rows, k, itself)
     if len(hits) < k and statement.ef:  # the index gave up too early, among rows of other tenants: compare with everything
-        statement = select_similar(query, k, name="exact_halfvec", model_id=model_id)
+        statement = select_similar(query, k, name="exact_halfvec", model_id=model_id, tenant=store.tenant)
         hits = decode(statement, store.query(statement), k, itself)
     return hits if len(hits) == k else too_few(store, k, hits, model_id)
 
@@ -275,7 +280,7 @@ def _answer(store: Store, statement: Query, rows: list, query: object, k: int, m
 async def asimilar(query: int | Track | np.ndarray, k: int = 10, ef: int | None = None, *, store: Store) -> list[Hit]:
     "`similar`, without blocking the event loop; the store's async pool must be open."
     name = await achoose(store, k)
-    statement = select_similar(query, k, ef or settings().search.ef, name, MODEL_ID)
+    statement = select_similar(query, k, ef or settings().search.ef, name, MODEL_ID, store.tenant)
     rows = await store.aquery(statement)
     if len(rows) >= k and rows[0][1] is not None: return _answer(store, statement, rows, query, k, MODEL_ID)
     return await asyncio.to_thread(_answer, store, statement, rows, query, k, MODEL_ID)      # the odd cases ask again
@@ -286,12 +291,12 @@ def similar(
     k: int = 10,  # neighbours
     ef: int | None = None,  # search width; default: settings().search.ef
     store: Store | None = None,  # default: default_store()
-    name: str | None = None,  # one of METHODS; default: the index, where it is built
+    name: str | None = None,  # one of METHODS; default: the index, where it is built and the tenant has not few tracks in it
     model_id: str = MODEL_ID,  # which embeddings
 ) -> list[Hit]:  # nearest first; raises ValueError, UnknownTrack, NoEmbedding, LabError
     "The k most similar tracks."
     store = store or default_store()
-    statement = select_similar(query, k, ef or settings().search.ef, choose(store, k, name, model_id), model_id)
+    statement = select_similar(query, k, ef or settings().search.ef, choose(store, k, name, model_id), model_id, store.tenant)
     return _answer(store, statement, store.query(statement), query, k, model_id)
 
 # %% ../../nbs/performance/15_index.ipynb #6838274c

@@ -73,9 +73,10 @@ def explain_prepared(
 
 # %% ../../nbs/performance/54_instruments.ipynb #3777f177
 def own_ms(node: dict) -> float:
-    "Milliseconds that a plan node took itself, without those below it."
+    "Milliseconds that a plan node took itself, without those below it. An InitPlan runs inside the node that first asks for it."
     total = lambda n: n.get("Actual Total Time", 0.0) * n.get("Actual Loops", 1)
-    return max(total(node) - sum(map(total, node.get("Plans", ()))), 0.0)
+    below = [n for n in node.get("Plans", ()) if n.get("Parent Relationship") != "InitPlan"]
+    return max(total(node) - sum(map(total, below)), 0.0)
 
 # %% ../../nbs/performance/54_instruments.ipynb #e04c042e
 COUNTERS = """SELECT queryid, calls, total_exec_time, rows, shared_blks_hit, shared_blks_read, temp_blks_written

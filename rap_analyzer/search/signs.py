@@ -7,7 +7,7 @@ __all__ = ['GENRES', 'CHANGE', 'SIGNS', 'Reading', 'server_clock', 'time_in_turn
 
 # %% ../../nbs/performance/36_signs.ipynb #1ffca92b
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +132,11 @@ class Sign:
         limit = self.factor * before[1]
         return now[1] <= limit if self.factor > 1 else now[1] >= limit
 
+    @property
+    def allowed(self) -> str:
+        "Its bound, in words."
+        return f"{'at most' if self.factor > 1 else 'at least'} x {self.factor:g}"
+
 
 SIGNS = {
     "similar": Sign("more like this takes", "{:.2f} ms", 2, _similar),
@@ -146,10 +151,14 @@ SIGNS = {
 Reading = dict[str, tuple[float, float]]
 
 
-def read_signs(store: Store, before: Reading | None = None) -> Reading:
-    "All six numbers, now; one that has left its bounds is read again, twice at most."
-    now = {name: sign.read(store) for name, sign in SIGNS.items()}
+def read_signs(
+    store: Store,
+    before: Reading | None = None,
+    signs: Mapping[str, Sign] = SIGNS,
+) -> Reading:
+    "All numbers, now; one that has left its bounds is read again, twice at most."
+    now = {name: sign.read(store) for name, sign in signs.items()}
     for _ in range(2 if before else 0):
-        for name, sign in SIGNS.items():
+        for name, sign in signs.items():
             if not sign.fine(before[name], now[name]): now[name] = sign.read(store)
     return now

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ONCE', 'EXPERIMENTS', 'BAD_S', 'LINE', 'FILE_MB', 'LEAK_MB', 'MEMORY_MB', 'KILLS', 'Experiment', 'Verdict', 'run',
            'judge', 'try_it', 'recovered', 'overtaken', 'hand', 'kill_worker', 'kill_api', 'kill_broker',
-           'kill_database', 'freeze_worker', 'bad_line', 'slow', 'thin', 'cut', 'upload', 'limit_files', 'fill_disk',
-           'leak', 'storm', 'as_dict']
+           'kill_database', 'kill_primary', 'freeze_worker', 'bad_line', 'slow', 'thin', 'cut', 'upload', 'limit_files',
+           'fill_disk', 'leak', 'storm', 'as_dict']
 
 # %% ../../nbs/systems/78_chaos.ipynb #a1482a6c
 import random
@@ -67,6 +67,7 @@ def run(name: str, seed: int = 0) -> Verdict:
     with scratch() as home, Stage(home, **dict(e.stage)) as stage:
         recovery, note = try_it(e, stage, rng)
         found = stage.settle()
+        if not note and found[0]: note = stage.explain()
         if not note and not stage.answers(): note = "/api/jobs does not answer"
         return judge(name, seed, len(stage.accepted), found, recovery, note)
 
@@ -140,12 +141,27 @@ def kill_database(stage: Stage, rng: random.Random) -> float:
     if p := stage.lab.postgres.postmaster(): p.kill()
     return recovered(stage)
 
+# %% ../../nbs/systems/78_chaos.ipynb #330ed342
+def kill_primary(stage: Stage, rng: random.Random) -> float:
+    "Kill the primary as often as its supervisor starts it, until the replica is primary; how long until work goes on."
+    stage.until(lambda: stage.pair.replica.part.read().get("whole"), 60, "a replica that has everything")
+    time.sleep(rng.uniform(0, .5))
+    old, began = stage.pair.primary, time.monotonic()
+    while stage.pair.primary is old:
+        if time.monotonic() > began + 40: raise Late("the replica took over (40 s)")
+        if p := old.postmaster(): p.kill()
+        time.sleep(rng.uniform(.05, .3))
+    recovered(stage)
+    return time.monotonic() - began
+
 
 EXPERIMENTS = {
     "kill-worker": Experiment("kill -9 of a worker that holds a job", kill_worker, 8, also="its job is in work again"),
     "kill-api": Experiment("kill -9 of the service", kill_api, 10),
     "kill-broker": Experiment("kill -9 of the queue's Valkey", kill_broker, 10),
     "kill-database": Experiment("kill -9 of PostgreSQL", kill_database, 10),
+    "kill-primary": Experiment("kill -9 of the primary, as often as it comes back", kill_primary, 10, 2, (("replica", True),),
+                               "the replica takes over without losing a write, work goes on"),
 }
 
 # %% ../../nbs/systems/78_chaos.ipynb #6fb12575

@@ -63,8 +63,9 @@ ENQUEUE = f"""WITH new AS (
     INSERT INTO jobs (tenant_id, kind, version, queue, key, payload, attempts, request_id, run_after, published_at)
     VALUES (current_setting('app.tenant_id'), %s, %s, %s, %s, %s::jsonb, %s, %s, now() + make_interval(secs => %s),
         CASE WHEN %s THEN now() END)
-    ON CONFLICT (tenant_id, key) DO NOTHING RETURNING *)
-SELECT true, {ALL} FROM new UNION ALL SELECT false, {ALL} FROM jobs WHERE key = %s AND NOT EXISTS (SELECT FROM new)"""
+    ON CONFLICT (tenant_id, key) DO NOTHING RETURNING *),
+known AS (SELECT * FROM jobs WHERE key = %s AND NOT EXISTS (SELECT FROM new) FOR KEY SHARE)  -- a write, so it waits for the replica
+SELECT true, {ALL} FROM new UNION ALL SELECT false, {ALL} FROM known"""
 CLAIM = f"""UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = %s, lease_until = now() + make_interval(secs => %s),
     started_at = coalesce(started_at, now()), progress = 0
 WHERE id = %s AND state = 'waiting' AND run_after <= now() RETURNING {ALL}"""

@@ -10,7 +10,7 @@ __all__ = ['BUCKETS', 'JOB_BUCKETS', 'METHODS', 'FOLDER', 'HELD', 'Check', 'Metr
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -40,6 +40,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = mine = CollectorRegistry()
         self.local = CollectorRegistry()  # what only this process knows: its memory, its cache
+        self.series: dict[tuple, tuple] = {}  # of answered requests, by route, method and status
         self.requests = Counter("rap_requests", "Requests answered.", ["route", "method", "status"], registry=mine)
         self.seconds = Histogram("rap_request_seconds", "From the first byte in to the last byte out, in seconds.", ["route"],
                                  buckets=BUCKETS, registry=mine)
@@ -50,6 +51,11 @@ class Metrics:
         self.wait_seconds = Histogram("rap_job_wait_seconds", "From accepted to begun, in seconds; first attempts only.", ["queue"],
                                       buckets=JOB_BUCKETS, registry=mine)
         self.restarts = Counter("rap_restarts", "Processes that died and were started again.", ["child"], registry=mine)
+        self.workers = Gauge("rap_workers", "Workers that take jobs.", ["worker"], registry=mine, multiprocess_mode="livesum")
+        self.observers: list[Callable[[Scope, int, float], None]] = []  # later rooms: called with each answered request
+        self.events = Counter("rap_events", "Events accepted, each once.", ["action"], registry=mine)
+        self.saves = [Counter(name, "Saves of tracks, each once.", registry=mine) for name in ("rap_saves", "track_saved")]
+        self.event_lag = Histogram("rap_event_lag_seconds", "From commit to counter, in seconds.", buckets=BUCKETS, registry=mine)
         ProcessCollector(registry=self.local)
 
 # %% ../../nbs/systems/62_metrics.ipynb #53961a9d
@@ -69,8 +75,10 @@ def count(self: Metrics, scope: Scope, status: int, took_s: float) -> None:
     "Count one answered request, by the template of its route."
     route = getattr(scope.get("route"), "path", "unknown")
     method = scope["method"] if scope["method"] in METHODS else "other"
-    self.requests.labels(route, method, status).inc()
-    self.seconds.labels(route).observe(took_s)
+    if (mine := self.series.get((route, method, status))) is None:                  # looked up once: templates are few
+        mine = self.series[route, method, status] = self.requests.labels(route, method, status), self.seconds.labels(route)
+    mine[0].inc(), mine[1].observe(took_s)
+    for observe in self.observers: observe(scope, status, took_s)
 
 
 @patch
@@ -79,6 +87,24 @@ def count_attempt(self: Metrics, job: Job, outcome: str, took_s: float) -> None:
     self.attempts.labels(job.kind, outcome).inc()
     self.job_seconds.labels(job.kind).observe(took_s)
     if job.attempt == 1: self.wait_seconds.labels(job.queue).observe(max(0.0, (job.started_at - job.created_at).total_seconds()))
+
+# %% ../../nbs/systems/62_metrics.ipynb #fb69fb37
+@patch
+def watch_reads(self: Metrics, counts: Mapping[str, int]) -> None:
+    "Show which server answered the reads of searches, or why the replica did not."
+    class Reader:
+        def collect(self) -> Iterator[CounterMetricFamily]:
+            family = CounterMetricFamily("rap_reads", "Reads by who answered: replica, or why it was the primary.", labels=["by"])
+            for name, n in dict(counts).items(): family.add_metric([name], n)
+            yield family
+    self.local.register(Reader())
+
+# %% ../../nbs/systems/62_metrics.ipynb #7781173d
+@patch
+def count_event(self: Metrics, action: str) -> None:
+    "Count one event that was accepted."
+    self.events.labels(action).inc()
+    for saves in self.saves if action == "save" else (): saves.inc()
 
 # %% ../../nbs/systems/62_metrics.ipynb #f1650eda
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -105,8 +131,9 @@ def forget_dead(folder: Path) -> None:
     for file in folder.glob("*_*.db"):
         pid = file.stem.rpartition("_")[2]
         if not pid.isdigit() or psutil.pid_exists(int(pid)): continue
-        if file.stat().st_size == 0: file.unlink(missing_ok=True)
-        elif file.name.startswith("gauge_live"): mark_process_dead(int(pid), str(folder))
+        with suppress(FileNotFoundError):  # the last one took all gauges of its process along
+            if file.stat().st_size == 0: file.unlink(missing_ok=True)
+            elif file.name.startswith("gauge_live"): mark_process_dead(int(pid), str(folder))
 
 # %% ../../nbs/systems/62_metrics.ipynb #dfdf3169
 def read_counts(rows: Iterable[Sequence]) -> list[Metric]:
@@ -171,6 +198,19 @@ def render(
         counted = CollectorRegistry()
         MultiProcessCollector(counted, folder)
     return b"".join(exposition.generate_latest(r) for r in (counted, self.local, extra))
+
+# %% ../../nbs/systems/62_metrics.ipynb #1a891d6c
+@patch
+def listen(self: Metrics, port: int, host: str = "127.0.0.1") -> tuple:  # the server and its thread
+    "Answer GET /metrics with what the processes of this home counted: for workers on a host of their own."
+    class Shared:
+        def collect(self) -> Iterator[Metric]:
+            folder, registry = Path(os.environ[FOLDER]), CollectorRegistry()
+            forget_dead(folder)
+            MultiProcessCollector(registry, str(folder))
+            yield from registry.collect()
+    if FOLDER not in os.environ: raise LabError("call share() first: there is no folder that the workers count into.")
+    return exposition.start_http_server(port, host, Shared())
 
 # %% ../../nbs/systems/62_metrics.ipynb #2bb34cea
 def bucket_quantile(

@@ -40,7 +40,9 @@ class Proxy:
         await self.ended.wait()
         server.close()
         self._abort()
-        await asyncio.sleep(.05)
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest: task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
 # %% ../../nbs/systems/77_proxy.ipynb #a95f6ba8
 CHUNK, AHEAD = 16_384, 64  # bytes read at a time; chunks under way in each direction

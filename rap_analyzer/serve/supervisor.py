@@ -62,7 +62,7 @@ class Supervisor:
         told: Callable[[str], None] = lambda name: None,  # of each restart
     ):
         self.children, self.clock, self.told = list(children), clock, told
-        self.restarts = dict.fromkeys((c.name for c in children), -1)
+        self.restarts = {c.name: 0 if c.alive() else -1 for c in children}  # the first start of what is not up is none
 
     def look(self) -> None:
         "One round: start again what is dead, if its pause is over."
@@ -77,7 +77,7 @@ class Supervisor:
                 c.gave_up = True
                 log.error("%s died %d times within %.0f s: it is not started again", c.name, LIMIT, WITHIN_S)
                 continue
-            self.restart(c, now)
+            if c in self.children: self.restart(c, now)
 
 # %% ../../nbs/systems/50_supervisor.ipynb #e9691d46
 @patch
@@ -105,3 +105,16 @@ def run(self: Supervisor, ended: threading.Event, every_s: float = 0.2) -> None:
             ended.wait(every_s)
     finally:
         for c in reversed(self.children): c.stop()
+
+# %% ../../nbs/systems/50_supervisor.ipynb #ee9a9605
+@patch
+def release(self: Supervisor, name: str) -> None:
+    "Look after a child no longer; it is not stopped. A start that is under way now is not waited for."
+    self.children = [c for c in self.children if c.name != name]
+
+
+@patch
+def adopt(self: Supervisor, child: Child) -> None:
+    "Look after one more child, which may run already; it is stopped last."
+    self.restarts.setdefault(child.name, 0 if child.alive() else -1)
+    self.children = [child, *self.children]
