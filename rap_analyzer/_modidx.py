@@ -346,6 +346,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'rap_analyzer/frameworks/systems.py'),
                                                  'rap_analyzer.frameworks.systems.review_system': ( 'systems/systems.html#review_system',
                                                                                                     'rap_analyzer/frameworks/systems.py')},
+            'rap_analyzer.giants.commands': { 'rap_analyzer.giants.commands.run_giant': ( 'giants/commands.html#run_giant',
+                                                                                          'rap_analyzer/giants/commands.py')},
             'rap_analyzer.guess': { 'rap_analyzer.guess.GuessForm': ('lab/guess.html#guessform', 'rap_analyzer/guess.py'),
                                     'rap_analyzer.guess.GuessForm.__init__': ('lab/guess.html#guessform.__init__', 'rap_analyzer/guess.py'),
                                     'rap_analyzer.guess.GuessForm.__repr__': ('lab/guess.html#guessform.__repr__', 'rap_analyzer/guess.py'),

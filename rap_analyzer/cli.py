@@ -19,6 +19,7 @@ import typer
 from . import commands, launcher
 from .core import LabError
 from .decide import commands as decide
+from .giants import commands as giants
 from .learn import commands as learn
 from .library import commands as library
 from .music import commands as music
@@ -31,7 +32,7 @@ from .serve import commands as serve
 from .serve import planning_commands as planning
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The Engineering Mindset Lab.")
-for room in (commands, search, music, library, serve, planning, product, recommend, platform, plugins, launcher, decide,
+for room in (commands, search, music, library, serve, planning, product, recommend, platform, plugins, launcher, decide, giants,
              learn):
     app.registered_commands += room.app.registered_commands
     app.registered_groups += room.app.registered_groups

@@ -427,7 +427,8 @@ def try_version(models, content, kind="npz", **how):
     statuses = []
     with service(models, limit_s=.05) as (url, read, _), listening(url, statuses):
         wait_until(lambda: statuses)
-        went = ModelCanary(models, "ranker", 2, read, **{"steps": (20, 50), "hold_s": 1.5, "most_s": 60, "least": 15, "every_s": .1, **how}).run()
+        how = {"steps": (20, 50), "hold_s": 1.5, "most_s": 60, "least": 15, "every_s": .1} | how
+        went = ModelCanary(models, "ranker", 2, read, **how).run()
     assert set(statuses) == {200}
     return went
 
