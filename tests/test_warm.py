@@ -108,6 +108,7 @@ def server(tmp_path_factory):
     server.start()
     r = redis.from_url(server.url, socket_timeout=5)
     r.config_set("maxmemory-policy", "allkeys-lru")
+    r.config_set("lazyfree-lazy-user-flush", "no")  # freed after the answer, its memory would refuse the next writes
     yield r
     r.close(), server.stop()
 
