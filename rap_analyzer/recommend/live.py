@@ -150,19 +150,18 @@ async def table(self: LiveRanker, asked: Asked, ids: Sequence[int], names: Itera
     import pandas as pd
     wanted, at, ids = with_needs(names), asked.at or datetime.now(UTC), [int(i) for i in ids]
     of = lambda entity: [n for n in wanted if FEATURES[n].entity == entity]
-    who = await self.online.alistener(asked.listener_id, of("listener"), at)
+    who, pairs, days = await asyncio.gather(
+        self.online.alistener(asked.listener_id, of("listener"), at),
+        self.online.aread_pairs(asked.listener_id, ids if of("listener_track") else []), self.read_days(ids, of("track_day"), at))
     if who and all(v is None or v != v for v in who.values()):
         raise LabError(f"nothing is known of this listener online (does {shell_command('events run')} run?)")
-    lists = {i for n, v in who.items() if isinstance(v, list) for i in v}
-    rows, pairs, days = await asyncio.gather(
-        look_up(asked.store, list({*ids, *lists})), self.online.aread_pairs(asked.listener_id, ids if of("listener_track") else []),
-        self.read_days(ids, of("track_day"), at))
-    d = pd.DataFrame({"listener_id": asked.listener_id, "track_id": ids, "time": pd.Timestamp(at).tz_convert("UTC")})
-    for n, v in who.items(): d[n] = pd.Series([v] * len(d), dtype=object) if FEATURES[n].dtype == "ids" else v
-    for n in of("listener_track"): d[n] = np.array(pairs[n], float)
-    for n in of("track_day"): d[n] = np.array(days[n], float)
-    for n in of("track"): d[n] = np.array([FEATURES[n].compute(rows[i].facts) if i in rows else None for i in ids], float)
-    embed = find_vectors(rows)
+    rows = await look_up(asked.store, list({*ids, *(i for v in who.values() if isinstance(v, list) for i in v)}))
+    columns = {"listener_id": asked.listener_id, "track_id": ids, "time": pd.Timestamp(at).tz_convert("UTC")}
+    for n, v in who.items(): columns[n] = pd.Series([v] * len(ids), dtype=object) if FEATURES[n].dtype == "ids" else v
+    for n in of("listener_track"): columns[n] = np.array(pairs[n], float)
+    for n in of("track_day"): columns[n] = np.array(days[n], float)
+    for n in of("track"): columns[n] = np.array([FEATURES[n].compute(rows[i].facts) if i in rows else None for i in ids], float)
+    d, embed = pd.DataFrame(columns), find_vectors(rows)                 # thirty insertions would cost a fifth of the page
     for n in of("request"): d[n] = np.asarray(FEATURES[n].compute(d, embed), float)
     return d
 
