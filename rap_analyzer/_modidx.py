@@ -84,8 +84,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'rap_analyzer/decide/adr.py')},
             'rap_analyzer.decide.brokers': { 'rap_analyzer.decide.brokers._listen': ( 'decisions/brokers.html#_listen',
                                                                                       'rap_analyzer/decide/brokers.py'),
-                                             'rap_analyzer.decide.brokers._until': ( 'decisions/brokers.html#_until',
-                                                                                     'rap_analyzer/decide/brokers.py'),
                                              'rap_analyzer.decide.brokers.delivery_times': ( 'decisions/brokers.html#delivery_times',
                                                                                              'rap_analyzer/decide/brokers.py'),
                                              'rap_analyzer.decide.brokers.kafka_broker': ( 'decisions/brokers.html#kafka_broker',

@@ -143,12 +143,12 @@ def find_trouble(store: Store) -> str:
     return f"jobs wait in this lab already: let {shell_command('worker')} do them first" if _age(store)[0] else ""
 
 # %% ../../nbs/systems/87_drills.ipynb #bd65dfbe
-def until(true: Callable[[], object], what: str, wait_s: float = 90) -> None:
+def until(true: Callable[[], object], what: str, wait_s: float = 90, every_s: float = .1) -> None:
     "Wait for it; LabError if it does not come."
     end = time.monotonic() + wait_s
     while not true():
         if time.monotonic() > end: raise LabError(f"{what} within {wait_s:.0f} s; try again.")
-        time.sleep(.1)
+        time.sleep(every_s)
 
 
 def _shows(store: Store) -> bool:
