@@ -1,0 +1,156 @@
+"""Uber's composition over real servers: one page in parts, a slow part that is named, and what makes no sense."""
+
+import asyncio
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from helpers import own_database
+from typer.testing import CliRunner
+
+from rap_analyzer.cli import app as commands
+from rap_analyzer.giants import uber
+from rap_analyzer.giants.uber import BUDGETS_MS, Monitor, MusicRecommendationPlatform, Span, attribute, self_ms, split_promise
+from rap_analyzer.product.audience import simulate
+from rap_analyzer.recommend import candidates, live
+from rap_analyzer.recommend.ensemble import UNKNOWN
+from rap_analyzer.recommend.rehearsal import load_audience
+from rap_analyzer.search.store import Store
+from rap_analyzer.serve.metrics import Metrics
+
+PARTS = list(BUDGETS_MS)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    monkeypatch.setattr(candidates, "LIMIT_S", 10)                                          # this machine may be busy
+    monkeypatch.setattr(live, "FIRST_S", 10)
+
+
+@pytest.fixture(scope="module")
+def crowd(lab):
+    with own_database(lab, "test_uber") as own:
+        own.start_broker()
+        store = Store(own, "uber")
+        load_audience(store, events := simulate(6, 60, 5))
+        store.busy = [int(i) for i in events.listener_id[events.action == "play"].value_counts().index[:6]]
+        yield store
+        store.forget()
+
+
+def ask(store, do, **how):
+    async def go():
+        await store.aopen(4)
+        platform = MusicRecommendationPlatform(store, **how)
+        platform.ensemble.sources.limit_s = 10
+        try: return await do(platform)
+        finally: await platform.ranker.close(); await store.aclose()
+    return asyncio.run(go())
+
+
+@contextmanager
+def sleeping(of, name, wait_s):
+    call = getattr(of, name)
+    async def late(*given, **more):
+        await asyncio.sleep(wait_s)
+        return await call(*given, **more)
+    setattr(of, name, late)
+    yield
+    setattr(of, name, call)
+
+
+# ---- the page
+
+def test_a_page_and_where_its_time_went(crowd):
+    async def go(platform):
+        await platform.get_recommendations(crowd.busy[0], {})
+        return [await platform.get_recommendations(str(i), {"hour": 8, "device": "phone"}) for i in crowd.busy], platform.monitor
+    pages, monitor = ask(crowd, go)
+    for page in pages:
+        ids = [h.track_id for h in page.hits]
+        assert len(set(ids)) == 10 and all(h.why for h in page.hits)
+        assert {"features", "candidates", "rerank", "rest"} <= set(page.spent_ms) <= set(PARTS)
+        assert min(page.spent_ms.values()) >= 0
+    assert {p.variant for p in pages} <= {"blend", "model"} and monitor.table().shape == (7, 5)
+
+
+def test_what_makes_no_sense_is_refused_and_an_unknown_user_gets_a_page(crowd):
+    async def go(platform):
+        for user, context, said in (("ada", {}, "listener id"), (-1, {}, "listener id"), (1, {"weather": "rain"}, "weather"),
+                                    (1, {"hour": 25}, "hour"), (1, "evening", "mapping")):
+            with pytest.raises(ValueError, match=said): await platform.get_recommendations(user, context)
+        assert not platform.monitor.rows                                                     # no page, no latency
+        return [await platform.get_recommendations(user, context) for user, context in ((10**12, {}), (None, None))]
+    for page in ask(crowd, go): assert UNKNOWN in page.note and len(page.hits) == 10
+
+
+def test_a_user_has_one_variant_in_every_process():
+    ours = [uber.choose_variant(i) for i in range(300)]
+    code = "from rap_analyzer.giants.uber import choose_variant as c; print(*map(c, range(300)))"
+    theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    assert ours == theirs and .4 < ours.count("model") / 300 < .6
+    assert uber.choose_variant(None) == "blend"
+
+
+# ---- the monitor
+
+@pytest.mark.parametrize("part", ["features", "candidates", "ranking", "rerank"])
+def test_the_slow_part_is_named(crowd, part):
+    "A quarter of a second inside one part, and every other part as it was."
+    async def go(platform):
+        who = next(i for i in crowd.busy if uber.choose_variant(i) == "model")
+        await platform.get_recommendations(who, {})
+        platform.monitor.rows.clear()
+        e = platform.ensemble
+        of, name = {"features": (e.sources, "warm"), "candidates": (e.sources.sources["popular"], "candidates"),
+                    "ranking": (platform.ranker, "start"), "rerank": (e, "look_up")}[part]
+        with sleeping(of, name, .5):
+            for _ in range(3): await platform.get_recommendations(who, {})
+        return platform.monitor
+    monitor = ask(crowd, go)
+    assert monitor.culprit() == part
+    assert monitor.kept()[0].bad == 3 and f"{part}-in-time" in [k.objective.name for k in monitor.burning()]
+
+
+def test_a_promise_that_is_kept_accuses_nobody():
+    monitor = Monitor()
+    assert monitor.culprit() == "" and monitor.report() == []
+    for _ in range(50): monitor.note({"features": 5.0, "candidates": 90.0, "rest": 1.0})  # beyond its budget, within the promise
+    assert monitor.culprit() == "" and monitor.report()[1].late == 1 and monitor.kept()[0].bad == 0
+    with pytest.raises(ValueError, match="no budget for 'dns'"): monitor.note({"dns": 1.0})
+
+
+def test_blame_is_the_overspend_of_late_requests_alone():
+    X = np.array([[90.0, 10], [90, 10], [90, 10], [10, 300]])
+    assert attribute(X, [100, 100], 200).tolist() == [0, 1]
+    assert attribute(X[:3], [100, 100], 200).tolist() == [0, 0]
+    assert attribute(np.array([[150.0, 150], [110, 230]]), [100, 100], 200) == pytest.approx([60 / 240, 180 / 240])
+
+
+def test_self_time_adds_up_and_an_open_span_counts_to_the_end_of_its_parent():
+    root = Span("rest", 0.0, ended=1.0)
+    rank = Span("ranking", .2, root, .5)
+    spans = [root, Span("features", .1, root, .2), rank, Span("features", .3, rank)]
+    assert self_ms(spans) == pytest.approx({"rest": 600, "features": 300, "ranking": 100})
+    assert self_ms([root, rank, Span("features", .7, rank, .9)]) == pytest.approx({"rest": 700, "ranking": 300, "features": 0})
+
+
+def test_a_budget_has_to_fit_into_the_promise():
+    assert sum(BUDGETS_MS.values()) <= 200 and all(abs(o.target - .998) < 1e-9 for o in split_promise())
+    for budgets in ({"features": 150, "rest": 60}, {"features": 10}, {}, {"rest": 0}, {"rest": float("nan")}):
+        with pytest.raises(ValueError, match="expected"): split_promise(budgets)
+
+
+def test_parts_are_exported_with_the_other_metrics():
+    metrics = Metrics()
+    Monitor(metrics=metrics).note({"ranking": 30.0})
+    assert metrics.registry.get_sample_value("rap_part_seconds_bucket", {"part": "ranking", "le": "0.05"}) == 1
+
+
+def test_the_command(crowd, monkeypatch):
+    monkeypatch.setattr("rap_analyzer.search.store.default_store", lambda: crowd)
+    done = CliRunner().invoke(commands, ["giants", "uber"])
+    assert done.exit_code == 0, done.output
+    assert "p95_ms" in done.output and "promise" in done.output
