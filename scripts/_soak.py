@@ -17,6 +17,7 @@
   a quiet machine.
 - `scripts/soak contract` asks each operation two hundred times, within its schema and beyond it, and five thousand documents
   in GraphQL.
+- `scripts/soak decisions` breaks each part that decisions rest on, again and again, and measures all of them each time.
 - `scripts/soak records` prints the last record of each, and which are stale: the source is another since.
 
 What a proof found is recorded with commit and source hash (`soak.jobs` among the lab's runs) and printed as JSON; the exit code is
@@ -40,6 +41,7 @@ import _contract
 import _deploy
 import _experiments
 import _latency
+import _living
 import _mixed
 import _neighbour
 import _overload
@@ -53,8 +55,8 @@ from rap_analyzer.serve.chaos import storm
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUNDS_S = {"worker": 8, "api": 10, "broker": 10, "database": 10, "cache": 10}
-PROOFS = ("_capacity", "_contract", "_deploy", "_experiments", "_latency", "_mixed", "_neighbour", "_overload", "_recommend",
-          "_rollback", "_soak", "_tenants")  # besides the package
+PROOFS = ("_capacity", "_contract", "_deploy", "_experiments", "_latency", "_living", "_mixed", "_neighbour", "_overload",
+          "_recommend", "_rollback", "_soak", "_tenants")  # besides the package
 OPTIONS = {
     "jobs": ("kills", "jobs", "seed"),
     "overload": ("seconds", "times", "seed"),
@@ -70,6 +72,7 @@ OPTIONS = {
     "tenants": ("attempts", "seed"),
     "neighbour": ("seconds", "times", "quota", "seed"),
     "contract": ("examples", "documents", "seed"),
+    "decisions": ("rounds", "seed"),
 }
 SECONDS = {"overload": 30, "capacity": 2.5, "recommend": 20, "rollback": 60, "deploy": 60, "neighbour": 60}
 
@@ -256,6 +259,17 @@ def soak_contract(params: dict) -> dict:
     return keep("contract", params, samples, "answers", _contract.contract, found, held)
 
 
+def soak_decisions(params: dict) -> dict:
+    "Break the parts that decisions rest on: exactly those decisions are red, and none while nothing is broken."
+    from rap_analyzer.lab import Lab
+    from rap_analyzer.serve.stage import scratch
+    def each(name: str, red: set[str]) -> None: print(f"{name:8} {', '.join(sorted(red)) or '-'}", file=sys.stderr, flush=True)
+    with scratch() as home, Lab(home) as lab: found = _living.break_all(lab, params["rounds"], params["seed"], each)
+    held = found["tried"] > 0 and found["right"] == found["tried"] and found["measured"] >= 5
+    found["wrong"] = json.dumps(found["wrong"])
+    return keep("decisions", params, [found["right"] / found["tried"]], "share", _living.break_all, found, held)
+
+
 SOAKS = {
     "jobs": soak_jobs,
     "overload": soak_overload,
@@ -271,6 +285,7 @@ SOAKS = {
     "tenants": soak_tenants,
     "neighbour": soak_neighbour,
     "contract": soak_contract,
+    "decisions": soak_decisions,
 }
 
 
@@ -324,6 +339,7 @@ def main() -> int:
     parser.add_argument("--attempts", type=int, default=10_000, help="tenants: how many")
     parser.add_argument("--examples", type=int, default=200, help="contract: for each operation")
     parser.add_argument("--documents", type=int, default=5_000, help="contract: in GraphQL")
+    parser.add_argument("--rounds", type=int, default=5, help="decisions: how often each part is broken")
     parser.add_argument("--seed", type=int, default=12)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")

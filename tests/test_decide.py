@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from rap_analyzer.cli import app
 from rap_analyzer.core import LabError
 from rap_analyzer.decide import log_routes
-from rap_analyzer.decide.adr import decisions, export, results
-from rap_analyzer.decide.drafts import append_cell, draft, draw_graph
+from rap_analyzer.decide.adr import decisions, draw_graph, export, results
+from rap_analyzer.decide.drafts import append_cell, draft
 from rap_analyzer.decide.log_routes import RecordIn, find_logged, log_record, read_logged
 from rap_analyzer.decide.matrix import MODEL_SERVERS, find_cited, read_file, read_matrix, tally
 from rap_analyzer.decide.routes import router

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'PARTS', 'STATUSES', 'FIELDS', 'HEADINGS', 'Decision', 'parse', 'decisions', 'find_successors', 'status_of',
-           'results', 'publish', 'reference', 'figure', 'evidence_table', 'render', 'listing', 'export']
+           'results', 'publish', 'reference', 'figure', 'evidence_table', 'render', 'draw_graph', 'listing', 'export']
 
 # %% ../../nbs/decisions/10_adr.ipynb #5815017d
 import json
@@ -163,13 +163,31 @@ def render(d: Decision, where: str | Path | None = None, status: str = "") -> st
     tail = f"## Confirmation\n\n{evidence_table(d, where)}\n\nStands in [{d.notebook}](../nbs/{d.notebook}).\n"
     return f"{front}{note}# {d.number}. {d.title}\n\n{body}\n\n{tail}"
 
+# %% ../../nbs/decisions/10_adr.ipynb #6e1f3a8b
+def draw_graph(found: Sequence[Decision], alone: bool = True) -> str:  # Mermaid; alone: show those without any link, too
+    "The decisions as a graph: what took whose place (thick), and what refers to what (dotted)."
+    after, numbers = find_successors(found), {d.number for d in found}
+    thick = [(new, old) for old, new in sorted(after.items())]
+    dotted = []
+    for d in found:
+        said = {n for part in d.parts.values() for n in re.findall(r"ADR (\d{4})", part)} & numbers - {d.number} - set(d.supersedes)
+        dotted += [(d.number, n) for n in sorted(said)]
+    shown = [d for d in found if alone or any(d.number in pair for pair in thick + dotted)]
+    named = {d.number: f"{d.number} {d.title}<br/>{status_of(d, after)}".replace('"', "'") for d in shown}
+    nodes = [f'  {n}["{text}"]' for n, text in named.items()]
+    arrows = [*(f"  {a} ==>|supersedes| {b}" for a, b in thick), *(f"  {a} -.-> {b}" for a, b in dotted)]
+    return "\n".join(["flowchart LR", *nodes, *arrows])
+
 
 def listing(found: Sequence[Decision]) -> str:  # a page
-    "The list of decisions."
+    "The list of decisions, and below it how they hang together."
     after = find_successors(found)
     rows = "\n".join(f"| [{d.number}]({d.slug}.md) | {d.title} | {status_of(d, after)} |" for d in found)
     head = "# Decisions\n\nEach stands in the notebook that it belongs to.\n\n| | decision | status |\n|---|---|---|\n"
-    return head + rows + "\n"
+    kind, _, graph = draw_graph(found, alone=False).partition("\n")
+    said = "accDescr: Decisions that supersede others (thick arrows) or refer to them (dotted arrows); the table names all of them."
+    drawn = f"\n## Which leans on which\n\n```mermaid\n{kind}\n  {said}\n{graph}\n```\n"
+    return head + rows + "\n" + (drawn if graph else "")
 
 # %% ../../nbs/decisions/10_adr.ipynb #3cf86580
 def export(
