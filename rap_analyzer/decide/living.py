@@ -19,7 +19,7 @@ from .rig import make_rig
 # %% ../../nbs/decisions/22_living.ipynb #8bfa29a8
 WHY = {"brokers.": "needs a broker that speaks Kafka", "designs.": "needs a hundred databases",
        "failover.": "needs a second server", "reads.": "needs a replica", "tempo.": "needs recordings",
-       "tags.": "needs the pretrained network and rendered clips", "ingest.": "needs a catalog of a stranger"}  # by how a key begins
+       "tags.": "needs the pretrained network and rendered clips", "ingest.": "needs a stranger's catalog"}  # by how a key begins
 
 
 def say_why(key: str) -> str:
