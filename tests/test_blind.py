@@ -112,7 +112,7 @@ def test_the_case_cannot_be_chosen(home, own):
     with pytest.raises(LabError, match="21.1 has no cases"): course.case("21.1")
 
 
-@pytest.mark.parametrize("name", ["19.1", "29.2", "31.16"])
+@pytest.mark.parametrize("name", ["19.1", "29.2", "31.16", "33.10"])
 def test_the_experiment_fits_the_case(name):
     ex = exercise(name)
     own = space_of(ex.checker)
@@ -232,3 +232,54 @@ def test_the_recorded_rankings_say_what_the_cases_say():
         assert (r["repeats"]["new"]["shown_again"] > 1.5 * r["repeats"]["old"]["shown_again"]) == (n == "again"), n
         assert (on["any_time"][1] > 0) == (r["days"] < r["planned"]) == (n == "early"), n
         assert (on["high"] > 0) == (n == "early"), n
+
+
+# ---- one slow team among ten (33.10)
+
+@pytest.fixture(scope="module")
+def teams(): return space_of(exercise("33.10").checker)
+
+
+def test_no_habit_passes_the_teams(teams):
+    orders = [[teams["which"](1_000 * who + i) for i in range(6)] for who in range(300)]
+    assert all(sorted(o) == sorted(teams["CASES"]) for o in orders) and len({tuple(o) for o in orders}) > 100
+    won = []
+    for remedy in (*teams["REMEDIES"], "other"):
+        for pair in itertools.combinations(teams["SEEN"], 2):
+            ok = {n: teams["about"](n, [remedy, list(pair)]).ok for n in teams["CASES"]}
+            assert sum(ok.values()) <= 2
+            won += [any(ok[a] and ok[b] for a, b in itertools.pairwise(o)) for o in orders]
+    assert sum(won) / len(won) < 0.03
+
+
+def test_the_famous_remedies_fail_for_most_teams(teams):
+    rights = [c["right"] for c in teams["CASES"].values()]
+    assert rights.count("quota") == 1 and "cache" not in rights and {"leave", "index", "other"} <= set(rights)
+    for name, c in teams["CASES"].items():
+        assert all(teams["about"](name, [c["right"], sorted(need)]).ok for need in c["needs"])
+        assert not any("callers" in need for need in c["needs"])                              # the alarm is no reason
+        assert f"### Case {name}" in next(teams["show"](s) for s in range(6) if teams["which"](s) == name)
+
+
+def test_the_recorded_teams_say_what_the_cases_say():
+    made = json.loads((settings().root / "exercises" / "cases" / "33.json").read_text(encoding="utf-8"))
+    for n, r in made["cases"].items():
+        def times(what, r=r): return r[what]["team"]["p50_ms"] / r[what]["others"]["p50_ms"]
+        a, q = r["answers"]["team"], r["questions"]["team"]
+        # all are slow for their callers, two of them not in the service
+        assert times("callers") > 1.4 and not a["failed"] and not r["answers"]["others"]["refused"], n
+        assert (times("service") < 1.4) == (n in ("moved", "script")), n
+        assert (a["refused"] > a["answered"]) == (n == "script") and (a["refused"] > 0) == (n in ("script", "morning")), n
+        assert (r["locks"]["waiting"] > 1) == (n == "plays") and (r["locks"]["waiting"] < .1) == (n != "plays"), n
+        assert (r["pool"]["team"]["p95_ms"] > 20) == (n in ("morning", "plays")) and r["pool"]["others"]["p50_ms"] == 0, n
+        assert (r["changes"]["team"] > 50) == (n == "catalog") and (r["changes"]["team"] > 0) == (n == "catalog"), n
+        assert (r["cache"]["team"] < r["cache"]["others"] - .1) == (n in ("catalog", "morning")), n
+        assert (q["different"] > .6 * q["asked"]) == (n in ("artist", "morning", "plays")), n
+        ours, theirs = (r["plan"][who]["buffers"] for who in ("team", "another"))
+        assert (ours > 2 * theirs) == (n == "artist") and (ours == theirs) == (n != "artist"), n
+        assert (r["plan"]["team"]["indexes"] == ["tracks_artist"]) == (n != "artist"), n
+    late = {n: r["callers"]["others"]["p95_ms"] for n, r in made["cases"].items()}
+    assert late.pop("morning") > 3 * max(late.values())                                             # a crowd that others notice
+    assert made["tracks"]["team"] == 20 * made["tracks"]["another"]
+    writes = made["cases"]["plays"]
+    assert writes["callers"]["team"]["calls"] > 2 * writes["questions"]["team"]["asked"]
