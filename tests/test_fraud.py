@@ -75,7 +75,8 @@ def test_reasons_name_what_a_bot_does_and_people_have_few():
     assert np.mean([v.flagged for v in verdicts]) <= .01 and all(v.reasons or not v.flagged for v in verdicts)
 
 
-@pytest.mark.parametrize("actions", [[], [("search", None, 0.0)], [("play", 1, 5e12), ("play", 2, 0.0)], [("like", 2**63 - 1, 0.0)]])
+@pytest.mark.parametrize("actions", [[], [("search", None, 0.0)], [("play", 1, 5e12), ("play", 2, 0.0)],
+                                     [("like", 2**63 - 1, 0.0)]])
 def test_odd_sessions_have_a_finite_score(actions):
     v = Watch().judge(actions)
     assert np.isfinite(v.score) and v.events == len(actions) and len(v.reasons) <= 3

@@ -175,7 +175,7 @@ def find_peaks(ref: Reference, sessions: Iterable[np.ndarray]) -> np.ndarray:
     "The highest score of each session: whether there ever was an alarm."
     return np.array([score_events(ref, s).max(initial=0.0) for s in sessions])
 
-# %% ../../nbs/product/70_fraud.ipynb #66272f59
+# %% ../../nbs/product/70_fraud.ipynb #c834e63b
 @dataclass(frozen=True)
 class Costs:
     "What mistakes cost, in events of an undetected bot."
@@ -183,8 +183,7 @@ class Costs:
     share: float = .01  # of all sessions that are bots'
 
     def __post_init__(self) -> None:
-        if self.alarm > 0 and 0 < self.share < 1: return
-        raise ValueError(f"expected a cost above 0 and a share within 0..1, got {self}")
+        if not (self.alarm > 0 and 0 < self.share < 1): raise ValueError(f"expected a cost above 0, a share within 0..1: {self}")
 
 
 def weigh_thresholds(
