@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from .core import settings
 from .decide import log_routes
 from .decide import routes as decide
+from .giants import auction_routes
 from .library import routes as library
 from .music.catalog import MODEL_ID
 from .platform import contract, export, graphql, home_page, identity, infrastructure, page, tokens, track_page, usage
@@ -32,9 +33,9 @@ from .platform.tenants import TenantStore
 from .platform.usage import Usage
 from .platform.validators import Conditional
 from .product import routes as product
-from .product import strategy_routes, trend_routes
 
 # %% ../nbs/assembly/70_app.ipynb #5c0b7a11
+from .product import strategy_routes, trend_routes
 from .product.events import default_events
 from .product.flags import FlagMetrics, Flags
 from .recommend import home_routes, model_routes, playlist_routes
@@ -82,8 +83,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 # %% ../nbs/assembly/70_app.ipynb #76ff4e6a
 ROOMS = (search, library, serve, product, strategy_routes, trend_routes, recommend, home_routes, playlist_routes, model_routes,
-         tokens, identity, usage, platform, infrastructure, plugins, decide, log_routes, page, home_page, track_page, export,
-         graphql, contract)
+         tokens, identity, usage, platform, infrastructure, plugins, decide, log_routes, auction_routes, page, home_page,
+         track_page, export, graphql, contract)
 
 
 def create_app(

@@ -13,6 +13,7 @@
   members in three audiences; wants a quiet machine.
 - `scripts/soak deploy` migrates and replaces the service, again and again, while fifty requests arrive per second.
 - `scripts/soak tenants` lets one tenant try ten thousand times to reach another's data over HTTP, while the other one works.
+- `scripts/soak auction` kills bidders and database twenty times during ten thousand acknowledged bids.
 - `scripts/soak neighbour` lets one tenant ask for ten times its quota, and compares the others' waits with those without it; wants
   a quiet machine.
 - `scripts/soak contract` asks each operation two hundred times, within its schema and beyond it, and five thousand documents
@@ -36,6 +37,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
+import _auction
 import _capacity
 import _contract
 import _deploy
@@ -55,8 +57,8 @@ from rap_analyzer.serve.chaos import storm
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUNDS_S = {"worker": 8, "api": 10, "broker": 10, "database": 10, "cache": 10}
-PROOFS = ("_capacity", "_contract", "_deploy", "_experiments", "_latency", "_living", "_mixed", "_neighbour", "_overload",
-          "_recommend", "_rollback", "_soak", "_tenants")  # besides the package
+PROOFS = ("_auction", "_capacity", "_contract", "_deploy", "_experiments", "_latency", "_living", "_mixed", "_neighbour",
+          "_overload", "_recommend", "_rollback", "_soak", "_tenants")  # besides the package
 OPTIONS = {
     "jobs": ("kills", "jobs", "seed"),
     "overload": ("seconds", "times", "seed"),
@@ -73,6 +75,7 @@ OPTIONS = {
     "neighbour": ("seconds", "times", "quota", "seed"),
     "contract": ("examples", "documents", "seed"),
     "decisions": ("rounds", "seed"),
+    "auction": ("kills", "bids", "seed"),
 }
 SECONDS = {"overload": 30, "capacity": 2.5, "recommend": 20, "rollback": 60, "deploy": 60, "neighbour": 60}
 
@@ -270,6 +273,18 @@ def soak_decisions(params: dict) -> dict:
     return keep("decisions", params, [found["right"] / found["tried"]], "share", _living.break_all, found, held)
 
 
+def soak_auction(params: dict) -> dict:
+    "Kill bidders and database while beats are sold: no acknowledged bid is lost, and each beat has one buyer."
+    from rap_analyzer.lab import Lab
+    from rap_analyzer.serve.stage import scratch
+    asked = {k: v for k, v in params.items() if k in OPTIONS["auction"]}
+    each = lambda part, n: print(f"{part:9} killed at {n:,} bids", file=sys.stderr, flush=True)
+    with scratch() as home, Lab(home) as lab: found = _auction.hold(lab, **asked, each=each)
+    verdict = _auction.held(found, params["bids"], params["kills"])
+    found["kills"] = json.dumps(found["kills"])
+    return keep("auction", params, [found["per_s"]], "bids per second", _auction.hold, found, verdict)
+
+
 SOAKS = {
     "jobs": soak_jobs,
     "overload": soak_overload,
@@ -286,6 +301,7 @@ SOAKS = {
     "neighbour": soak_neighbour,
     "contract": soak_contract,
     "decisions": soak_decisions,
+    "auction": soak_auction,
 }
 
 
@@ -313,8 +329,9 @@ def main() -> int:
     "The command."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=[*SOAKS, "records"])
-    parser.add_argument("--kills", type=int, help="jobs: how many (60); events: how many (20)")
+    parser.add_argument("--kills", type=int, help="jobs: how many (60); events, auction: how many (20)")
     parser.add_argument("--events", type=int, default=10_000, help="events: so many")
+    parser.add_argument("--bids", type=int, default=10_000, help="auction: acknowledged ones, at least")
     parser.add_argument("--jobs", type=int, default=2_000, help="jobs: at least so many")
     parser.add_argument("--seconds", type=float,
                         help="overload: how long (30); mixed: how long (600); rollback, deploy: how long (60); "
@@ -346,7 +363,7 @@ def main() -> int:
     if args.name == "records":
         print(report(records()))
         return 0
-    if args.kills is None: args.kills = {"events": 20}.get(args.name, 60)
+    if args.kills is None: args.kills = {"events": 20, "auction": 20}.get(args.name, 60)
     if args.times is None: args.times = 10 if args.name == "neighbour" else 3
     if args.seconds is None: args.seconds = SECONDS.get(args.name, 600)
     params = {k: getattr(args, k) for k in OPTIONS[args.name]} | {"load_before": round(os.getloadavg()[0], 2)}

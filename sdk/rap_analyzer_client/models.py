@@ -67,6 +67,61 @@ class AssignIn(Base):
     "The listener: a number, or a text of at most 200 characters."
 
 
+class Auction(Base):
+    "An auction as it stands; after its end with the winner."
+    auction_id: str
+    track_id: int
+    opening: int
+    increment: int
+    opened_at: datetime
+    ends_at: datetime
+    closed_at: datetime | None
+    price: int | None
+    "the highest bid; null: there is none"
+    leader: int | None
+    "whose bid it is"
+    bid_id: str | None
+    bids: int
+    open: bool
+    least: int
+    "the least amount that would be taken now"
+    winner: int | None
+    "null until it is closed, and where no bid came"
+
+
+class AuctionIn(Base):
+    "A beat, and the terms of its auction. A retry sends the same `auction_id` again."
+    track_id: int
+    "The beat."
+    auction_id: str | None = None
+    "Given by the sender; made if absent."
+    opening: int = 100
+    "The least first bid, in cents."
+    increment: int = 10
+    "By how many cents a bid has to exceed the highest."
+    seconds: float = 3600
+    "Until its end."
+
+
+class Bid(Base):
+    "A bid that was taken: it is on disk, and it was the highest. The same request again gives the same answer."
+    bid_id: str
+    auction_id: str
+    bidder: int
+    amount: int
+    placed_at: datetime
+
+
+class BidIn(Base):
+    "A bid. A retry sends the same `bid_id` again."
+    bid_id: str
+    "Given by the bidder, the same for each retry."
+    user_id: int
+    "The listener who bids."
+    amount: int
+    "In cents."
+
+
 class Bill(Base):
     "A tenant's month: what was counted, and what it costs."
     tenant: str
@@ -669,6 +724,9 @@ OPERATIONS: dict[str, Any] = {
     "POST /api/analyze": Accepted,
     "POST /api/analyze_system": System,
     "GET /api/analyzers": list[Analyzer],
+    "POST /api/auctions": Auction,
+    "GET /api/auctions/{auction_id}": Auction,
+    "POST /api/auctions/{auction_id}/bids": Bid,
     "POST /api/experiments/{name}/assign": Variant,
     "GET /api/flags": Flags,
     "GET /api/home": Home,
