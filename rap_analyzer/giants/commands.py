@@ -17,6 +17,7 @@ from ..core import LabError
 # %% ../../nbs/giants/90_commands.ipynb #0bb20b7b
 app = typer.Typer()
 GIANTS: dict[str, str] = {
+    "netflix": "a home page with a layout and covers of its own",
     "uber": "a page in parts, and which of them made it late",
 }
 
