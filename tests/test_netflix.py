@@ -23,7 +23,6 @@ from rap_analyzer.recommend import candidates, live
 from rap_analyzer.recommend.rehearsal import load_audience
 from rap_analyzer.search.store import Store
 
-
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     monkeypatch.setattr(candidates, "LIMIT_S", 10)                                          # this machine may be busy
@@ -79,7 +78,7 @@ def test_a_choice_has_the_propensity_with_which_it_is_made():
     policy.learn(cell, arm, (np.random.default_rng(1).random(1_600) < np.where(cell == arm, .7, .3)).astype(int))
     for group in range(4):
         chosen = choose_covers(policy, group, range(2_000), np.random.default_rng(group))
-        for a, name in enumerate(VARIANTS):
+        for name in VARIANTS:
             share = np.mean([v == name for v, _ in chosen.values()])
             said = next((p for v, p in chosen.values() if v == name), 0)
             assert abs(share - said) < .04
