@@ -21,7 +21,7 @@ from rap_analyzer.web import serving
 WANTED = ["/api/tracks/{track_id}", "/api/tracks/similar", "/api/tracks/search", "/api/tracks", "/api/similarity_search",
           "/api/recommend", "/api/playlist", "/api/home", "/api/analyze", "/api/jobs/{job_id}", "/api/track_action",
           "/api/analyze_system", "/api/product_strategy", "/api/optimize", "/api/trends", "/api/export",
-          "/api/tech_selection", "/api/log_adr"]
+          "/api/tech_selection", "/api/log_adr", "/api/session"]
 JSON = "application/json"
 
 

@@ -19,6 +19,7 @@ app = typer.Typer()
 GIANTS: dict[str, str] = {
     "netflix": "a home page with a layout and covers of its own",
     "uber": "a page in parts, and which of them made it late",
+    "amazon": "one session: search with context, recommendations, a fraud score",
 }
 
 

@@ -87,7 +87,7 @@ PUBLIC = frozenset({"/health/live", "/health/ready", "/docs", "/problems", "/ope
 FILES = "/static/"  # what pages are made of is nobody's
 NEEDS = {"/metrics": "metrics", "/api/optimize": "operate", "/api/optimizations": "operate", "/api/analyze_system": "operate",
          "/api/product_strategy": "operate", "/api/infrastructure": "operate", "/api/models": "operate", "/api/export": "export",
-         "/api/register_analyzer": "operate", "/api/tech_selection": "read",
+         "/api/register_analyzer": "operate", "/api/tech_selection": "read", "/api/session": "read",
          "/graphql": "read"}  # a mutation needs write, too: its route sees which it is
 
 

@@ -24,6 +24,16 @@ class Accepted(Base):
     "where to look"
 
 
+class ActionIn(Base):
+    "One action of a session."
+    action: str
+    "search, impression, click, play, skip, like, save, playlist_add, share, export, rate."
+    time: datetime
+    "When it happened (ISO 8601, with time zone)."
+    track_id: int | None = None
+    "Only a search has none."
+
+
 class Analyzer(Base):
     "An analyzer or a plugin, and where it stands."
     name: str
@@ -192,6 +202,18 @@ class Flags(Base):
     "What is wrong with the file; the last good rules are in force meanwhile."
     since: str
     variants: dict[str, str]
+
+
+class Fraud(Base):
+    "How unusual the actions are. A score is a reason to look, not a verdict."
+    score: float
+    "1: as far from the usual as one person in a hundred, in one respect."
+    threshold: float
+    flagged: bool
+    events: int
+    "Actions that were judged; 0: nothing is said."
+    reasons: list[str]
+    "The largest deviations, in words."
 
 
 class Funnel(Base):
@@ -567,6 +589,29 @@ class SelectionIn(Base):
     "How close to your weights the random ones stay: 50 is near."
 
 
+class Session(Base):
+    "Three answers to one session."
+    search_results: list[Hit]
+    recommendations: list[Hit]
+    fraud_risk: Fraud
+    notes: list[str] = []
+    "What had to be done without, and why."
+
+
+class SessionIn(Base):
+    "A session so far. Nothing of it is stored."
+    user_id: int | None = None
+    "The listener; without one, what is played most."
+    search_query: str = ""
+    "Words; empty: no search."
+    viewed_tracks: list[int] = []
+    "Tracks of this session, the latest last."
+    actions: list[ActionIn] = []
+    "What was done, in any order; judged for fraud."
+    k: int = 10
+    "How many tracks at most, of each kind."
+
+
 class Similar(Base):
     "The tracks most similar to one, nearest first."
     track_id: int
@@ -743,6 +788,7 @@ OPERATIONS: dict[str, Any] = {
     "POST /api/product_strategy": Strategy,
     "GET /api/recommend": Recommend,
     "POST /api/register_analyzer": Registered,
+    "POST /api/session": Session,
     "GET /api/similarity_search": Similar,
     "POST /api/tech_selection": Selection,
     "POST /api/track_action": Event,
