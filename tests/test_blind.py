@@ -283,3 +283,36 @@ def test_the_recorded_teams_say_what_the_cases_say():
     assert made["tracks"]["team"] == 20 * made["tracks"]["another"]
     writes = made["cases"]["plays"]
     assert writes["callers"]["team"]["calls"] > 2 * writes["questions"]["team"]["asked"]
+
+
+# ---- finished plays (35.8)
+
+@pytest.fixture(scope="module")
+def plays(): return space_of(exercise("35.8").checker)
+
+
+def test_no_constant_answer_passes_the_plays(plays):
+    names = sorted(plays["CASES"])
+    for seed in range(0, 40_000, 1_000):
+        order = [plays["which"](seed + n) for n in range(5)]
+        assert set(order) == set(names) and all(
+            plays["CASES"][a]["right"] != plays["CASES"][b]["right"] for a, b in itertools.pairwise(order))
+    rights = [c["right"] for c in plays["CASES"].values()]
+    assert set(rights) == set(plays["REMEDIES"]) and max(rights.count(r) for r in rights) <= 2
+    for name, c in plays["CASES"].items():
+        assert set(c["against"]) == {*plays["REMEDIES"]} - {c["right"]}
+        assert not plays["about"](name, [c["right"], ["finished", c["by"]]]).ok
+        assert f"Case {name}" in next(plays["show"](seed) for seed in range(5) if plays["which"](seed) == name)
+
+
+def test_the_recorded_plays_say_what_the_cases_say():
+    recorded = json.loads((settings().root / "exercises" / "cases" / "35.json").read_text(encoding="utf-8"))["cases"]
+    for n, pair in recorded.items():
+        a, b = pair["before"], pair["now"]
+        assert b["finished"] < a["finished"] and (b["finished"] < .95 * a["finished"]) == (n != "lucky"), n
+        assert (b["clicks"] > 1.1 * a["clicks"]) == (b["covers"]["speakers"]["shown"] > .8) == n.startswith("clicks"), n
+        assert (b["late"] > .05) == (n == "rare") and all(b["p95_ms"][p] < 1.3 * ms for p, ms in a["p95_ms"].items()) == (
+            n != "clicks_slower"), n
+        assert (b["quarter"]["promised"] > 2 * b["quarter"]["held_back"][2]) == (n == "lucky"), n
+        low = [now < .95 * was for was, now in zip(a["weeks"], b["weeks"], strict=True)]
+        assert {"lucky": not any(low), "new": low[0] and not any(low[1:])}.get(n, low[-1]), n
