@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from .core import settings
 from .decide import log_routes
 from .decide import routes as decide
+from .decide.words import choose_words
 from .giants import amazon_routes, auction_routes
 from .library import routes as library
 from .music.catalog import MODEL_ID
@@ -31,10 +32,10 @@ from .platform.signin import Csrf
 from .platform.sunset import Sunset
 from .platform.tenants import TenantStore
 from .platform.usage import Usage
-from .platform.validators import Conditional
-from .product import routes as product
 
 # %% ../nbs/assembly/70_app.ipynb #5c0b7a11
+from .platform.validators import Conditional
+from .product import routes as product
 from .product import strategy_routes, trend_routes
 from .product.events import default_events
 from .product.flags import FlagMetrics, Flags
@@ -78,7 +79,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await app.state.usage.aclose()
         if replica: await reads.aclose()
         await recommend.close_ensemble(*(v.state for v in app.state.guard.tenants.views.values())), await store.aclose()
-        flags.close(), await app.state.guard.end()
+        flags.close(), await app.state.guard.end(), app.state.words and app.state.words.close()
         if cache: await cache.aclose(); cache.close(); store.listeners.pop(cache, None)
 
 # %% ../nbs/assembly/70_app.ipynb #76ff4e6a
@@ -97,9 +98,9 @@ def create_app(
     "The web service: its store's tenant is the one of requests without a key, where those are let in."
     app = FastAPI(title="rap-analyzer", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.given, app.state.metrics, app.state.guard = store, Metrics(), Guard(auth)
-    app.state.flag_metrics, app.state.usage = FlagMetrics(app.state.metrics), Usage()
+    app.state.flag_metrics, app.state.words = FlagMetrics(app.state.metrics), choose_words(settings().search.engine)
+    app.state.usage, app.state.cache_s = Usage(), settings().api.cache_s if cache_s is None else cache_s
     app.state.metrics.observers.append(app.state.usage.count)
-    app.state.cache_s = settings().api.cache_s if cache_s is None else cache_s
     bodies = {"/api/analyze": serve.MAX_UPLOAD, "/api/models": model_routes.BODY}
     how = {"names": settings().api.names.lower().split(), "bodies": bodies, "guard": app.state.guard}
     doors = app.state.doors = doors or Doors(per_minute=settings().api.per_minute)

@@ -46,12 +46,13 @@ class CatalogSection(Section):
 
 # %% ../nbs/lab/10_core.ipynb #749aa87c
 class SearchSection(Section):
-    "Defaults of similarity search: neighbours, HNSW graph (m, ef_construction), search width ef."
+    "Defaults of similarity search: neighbours, HNSW graph (m, ef_construction), search width ef; what searches by words."
     k: int = Field(10, ge=1, le=1_000)
     m: int = Field(16, ge=2, le=100)
     ef_construction: int = Field(200, ge=4, le=1_000)
     ef: int = Field(40, ge=1, le=1_000)
     recall_target: float = Field(0.99, gt=0, le=1)
+    engine: Literal["postgres", "tantivy", "elasticsearch"] = "postgres"
 
 
 class PostgresSection(Section):

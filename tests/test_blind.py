@@ -1,5 +1,6 @@
 """The blind case: a case for each try, two in a row, and a guess does not pass."""
 
+import importlib.util
 import itertools
 import json
 
@@ -316,3 +317,48 @@ def test_the_recorded_plays_say_what_the_cases_say():
         assert (b["quarter"]["promised"] > 2 * b["quarter"]["held_back"][2]) == (n == "lucky"), n
         low = [now < .95 * was for was, now in zip(a["weeks"], b["weeks"], strict=True)]
         assert {"lucky": not any(low), "new": low[0] and not any(low[1:])}.get(n, low[-1]), n
+
+
+# ---- tables (34.8)
+
+@pytest.fixture(scope="module")
+def tables(): return space_of(exercise("34.8").checker)
+
+
+def test_no_habit_passes_the_tables(tables):
+    orders = [[tables["which"](1_000 * who + i) for i in range(7)] for who in range(300)]
+    assert all(sorted(o) == sorted(tables["CASES"]) for o in orders) and len({tuple(o) for o in orders}) > 100
+    won = []
+    for remedy in tables["REMEDIES"]:
+        for pair in itertools.combinations(tables["SEEN"], 2):
+            ok = {n: tables["about"](n, [remedy, list(pair)]).ok for n in tables["CASES"]}
+            assert not any(ok[a] and ok[b] for o in orders for a, b in itertools.pairwise(o))
+            won.append(sum(ok.values()))
+    assert max(won) <= 3
+
+
+def test_more_data_helps_in_one_of_the_tables(tables):
+    rights = [c["right"] for c in tables["CASES"].values()]
+    assert len(rights) >= 6 and rights.count("measure") <= len(rights) / 3 and set(rights) == set(tables["REMEDIES"])
+    for name, c in tables["CASES"].items():
+        assert set(c["against"]) == {*tables["REMEDIES"]} - {c["right"]} and not c["by"] & tables["ALARM"]
+        other = next(x for x in tables["SEEN"] if x not in c["by"] | tables["ALARM"])
+        assert all(tables["about"](name, [c["right"], [by, other]]).ok for by in c["by"])
+        assert not tables["about"](name, [c["right"], [min(c["by"]), "totals"]]).ok
+        assert f"### Case {name}" in next(tables["show"](s) for s in range(9) if tables["which"](s) == name)
+
+
+def test_the_recorded_tables_are_computed_and_say_what_the_cases_say(tables):
+    "The file is what the recorder makes of the reference runs today, and one rule leads to each right answer."
+    recorded = json.loads((settings().root / "exercises" / "cases" / "34.json").read_text(encoding="utf-8"))["cases"]
+    spec = importlib.util.spec_from_file_location("decision_cases", settings().root / "scripts" / "record_decision_cases.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.stage() == recorded
+    for c in tables["CASES"].values():
+        r = recorded[c["recorded"]]
+        worth = {k: r[k]["worth_days"] - r[k].get("price_days", r[k].get("costs_days")) for k in ("measuring", "waiting")}
+        open_ = "nobody" in r["weights"]["agreed"] and r["weights"]["wins_near"] < .8
+        held = [worth["waiting"] > 1, worth["measuring"] > 1, open_]
+        assert sum(held) <= 1 and (sum(held) == 0) == (c["right"] == "choose")
+        assert c["right"] == next((name for name, yes in zip(("later", "measure", "weights"), held, strict=True) if yes), "choose")

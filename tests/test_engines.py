@@ -8,8 +8,9 @@ import httpx
 import pytest
 
 from rap_analyzer.core import LabError
-from rap_analyzer.decide.elastic import ElasticEngine, choose_engine, elastic_filter, elastic_query, make_mapping
-from rap_analyzer.decide.engines import WEIGHTS, EmbeddedEngine, PostgresEngine, stages
+from rap_analyzer.decide.elastic import ElasticEngine, elastic_filter, elastic_query, make_mapping
+from rap_analyzer.decide.engines import WEIGHTS, EmbeddedEngine, PostgresEngine, name_index, stages
+from rap_analyzer.decide.words import choose_words
 from rap_analyzer.music.catalog import Track
 from rap_analyzer.search.filters import Filter, ladder
 from rap_analyzer.search.store import Store, migrate
@@ -213,6 +214,21 @@ def test_a_server_that_refuses_is_told_without_the_password(mine, monkeypatch):
     assert "secret" not in str(e.value) + engine.name
     for bad in ("search:9200", "ftp://search", "http://"):
         monkeypatch.setenv("ELASTICSEARCH_URL", bad)
-        with pytest.raises(LabError, match="no address"): choose_engine(mine)
+        with pytest.raises(LabError, match="no address"): choose_words("elasticsearch")
     monkeypatch.setenv("ELASTICSEARCH_URL", "http://search:9200")
-    assert choose_engine(mine).name == "Elasticsearch at search"
+    assert choose_words("elasticsearch").make(mine).name == "Elasticsearch at search"
+    monkeypatch.delenv("ELASTICSEARCH_URL")
+    with pytest.raises(LabError, match="set ELASTICSEARCH_URL"): choose_words("elasticsearch")
+    assert choose_words("postgres") is None
+
+
+def test_one_name_for_a_tenants_index_whatever_holds_it(mine, monkeypatch):
+    other = Store(mine.lab, "t-engines-other")
+    names = {EmbeddedEngine(mine).folder.name, elastic(mine)[0].alias.removeprefix("rap-"), name_index(mine)}
+    assert len(names) == 1 and name_index(other) not in names
+    given = {}
+    for url in ("postgresql://a:old@db:5432/rap", "postgresql://a:new@db:5432/rap", "postgresql://a:new@elsewhere:5432/rap"):
+        monkeypatch.setattr(mine.lab, "external_db", url)
+        given[url] = name_index(mine)
+    old, new, elsewhere = given.values()
+    assert old == new != elsewhere and old not in names                         # another password is no other index

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'FIELDS', 'DOCUMENTS', 'VERSIONS', 'HEAP', 'BATCH', 'PART', 'make_analyzer', 'make_schema', 'documents',
-           'float4', 'make_document', 'EmbeddedEngine', 'score_of', 'Stage', 'stages', 'collect_hits', 'WordEngine',
-           'PostgresEngine']
+           'float4', 'make_document', 'name_index', 'EmbeddedEngine', 'score_of', 'Stage', 'stages', 'collect_hits',
+           'WordEngine', 'PostgresEngine']
 
 # %% ../../nbs/decisions/30_engines.ipynb #cc78bddc
 import re
@@ -21,6 +21,7 @@ from fastcore.basics import patch
 
 from ..core import LabError
 from ..disk import locked
+from ..lab import address
 from ..search.filters import Filter
 from ..search.fulltext import SIGN, NoWord, signs, squeezed, terms, written_together
 from ..search.fulltext import find as find_words
@@ -85,15 +86,21 @@ def make_document(
     return tantivy.Document.from_dict(said | exact | {"popularity": float(said.get("popularity", -1))}, schema)
 
 # %% ../../nbs/decisions/30_engines.ipynb #08daf507
+def name_index(store: Store) -> str:  # 16 hexadecimal digits
+    "What a tenant's index is called, whichever engine holds it: the same for each process, another for each database and tenant."
+    given = address("DATABASE_URL", store.lab.external_db)                    # without the password, which changes
+    whose = given.get("host", ""), given.get("port", ""), store.lab.database, store.tenant
+    return sha256("\0".join(whose).encode()).hexdigest()[:16]
+
+# %% ../../nbs/decisions/30_engines.ipynb #9ad12648
 class EmbeddedEngine:
     "A search engine in this process: tantivy, with an index per tenant that `refresh` brings up to the store's tracks."
     def __init__(
         self, store: Store,
         folder: str | Path | None = None,  # of the index; default: one for each tenant, in the lab's folder
     ):
-        lab, self.store, self.stale, self.name = store.lab, store, True, f"{tantivy.__version__.partition(',')[0]}, embedded"
-        whose = sha256(f"{lab.external_db or ''}\0{lab.database}\0{store.tenant}".encode()).hexdigest()[:16]
-        self.folder, self.schema = Path(folder or lab.dir / "words" / whose), make_schema()
+        self.store, self.stale, self.name = store, True, f"{tantivy.__version__.partition(',')[0]}, embedded"
+        self.folder, self.schema = Path(folder or store.lab.dir / "words" / name_index(store)), make_schema()
         self.stems, self.index = make_analyzer(), self._open()
         store.listeners[self] = self._note
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HITS', 'FLAT', 'router', 'COMPARED', 'TrackId', 'PROFILING', 'Conditions', 'SimilarQuery', 'SearchQuery', 'HitOut',
            'SimilarOut', 'SearchOut', 'TrackOut', 'fetch_tracks', 'describe_hits', 'flat_query', 'QueryRoute',
-           'similar_tracks', 'search_tracks', 'one_track', 'ListQuery', 'ListedOut', 'ListOut', 'list_tracks',
-           'OptimizeQuery', 'OptimizeOut', 'profile_component', 'optimize_component']
+           'similar_tracks', 'find_asked', 'search_tracks', 'one_track', 'ListQuery', 'ListedOut', 'ListOut',
+           'list_tracks', 'OptimizeQuery', 'OptimizeOut', 'profile_component', 'optimize_component']
 
 # %% ../../nbs/performance/90_routes.ipynb #21991ef0
 import asyncio
@@ -20,14 +20,14 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from ..core import settings
+from ..core import LabError, settings
 from ..music.catalog import Track
 from ..web import OneAtATime, RequestModel, answer_from_cache, describe_errors, read_store, time_database, wait_at_most
 from .filters import Filter, afind_similar, explain_nothing, range_pattern, read_filter
 from .fulltext import afind_like
 from .index import Hit
 from .load import COMPONENTS
-from .pages import LISTED, PLACE, Place, afind_page, link_next, list_query, name_next, read_place
+from .pages import LISTED, PLACE, POSTGRES, Page, Place, afind_page, link_next, list_query, name_next, read_place
 from .profile import profile
 from .rules import optimize
 from .store import Store, UnknownTrack, decode_track, select_tracks
@@ -88,7 +88,7 @@ class SimilarOut(BaseModel):
     hits: list[HitOut]
     note: str = Field("", description="What there is, where nothing was found.")
 
-
+# %% ../../nbs/performance/90_routes.ipynb #ca87ccd6
 class SearchOut(BaseModel):
     "The tracks found, best first."
     q: str
@@ -97,6 +97,8 @@ class SearchOut(BaseModel):
     hits: list[HitOut]
     next: str | None = Field(None, description="The cursor of the next page; null on the last one. Also in the header Link.")
     note: str = Field("", description="That the names are only similar; or what there is, where nothing was found.")
+    engine: str = Field(POSTGRES, description="Which engine found them.")
+    instead: str = Field("", description="Why the engine that is configured did not answer; empty where it did.")
 
 # %% ../../nbs/performance/90_routes.ipynb #57b24110
 class TrackOut(BaseModel):
@@ -186,25 +188,38 @@ async def similar_tracks(request: Request, asked: Annotated[SimilarQuery, Query(
     return await answer_from_cache(request, asked, SimilarOut, answer)
 
 # %% ../../nbs/performance/90_routes.ipynb #4ada8742
+async def find_asked(request: Request, asked: SearchQuery, where: Filter, start: Place | None) -> Page:
+    "By a liked track's sound and words, or by words alone: by the engine in `app.state.words`, or by PostgreSQL."
+    store, words, why = read_store(request), getattr(request.app.state, "words", None), ""
+    if asked.like is not None:
+        model, hits = await afind_like(asked.q, asked.like, asked.k, where, store=store)
+        return Page(hits, model=model)
+    if start and start.stage < 0 and not words:
+        raise HTTPException(422, "cursor: another engine made it: begin with the first page")
+    if words and (start is None or words.knows(start)):
+        try: return await words.find_page(asked.q, asked.k, where, start, store=request.app.state.store)
+        except LabError as e:
+            if start: raise                                        # its own second page: nothing else could go on there
+            why = str(e)
+    hits, last = await afind_page(asked.q, asked.k, where, start, store=store)
+    return Page(hits, last, instead=why)
+
+# %% ../../nbs/performance/90_routes.ipynb #69d5d061
 @router.get("/api/tracks/search", responses=COMPARED, summary="Tracks by their words")
 async def search_tracks(request: Request, asked: Annotated[SearchQuery, Query()]) -> SearchOut:
     "Tracks by words, and by the sound of a liked one if there is one; best first."
     where, store, after = asked.where(), read_store(request), read_place(request, asked, PLACE)
     if after and asked.like is not None: raise HTTPException(422, "pages are for a search by words: leave out like, or cursor")
     async def answer() -> SearchOut:
-        model, last, start = None, None, Place(*after) if after else None
-        try:
-            if asked.like is None: work = afind_page(asked.q, asked.k, where, start, store=store)
-            else: work = afind_like(asked.q, asked.like, asked.k, where, store=store)
-            found = await time_database(request, work)
+        try: found = await time_database(request, find_asked(request, asked, where, Place(*after) if after else None))
         except ValueError as e: raise HTTPException(422, str(e)) from None
-        if asked.like is None: hits, last = found
-        else: model, hits = found
+        hits = found.hits
         note = "similar names" if hits and {h.why for h in hits} == {"a similar name"} else ""
         if not hits: note = await asyncio.to_thread(explain_nothing, store, where)
-        shown = await describe_hits(request, hits, asked.titles)
-        return SearchOut(q=asked.q, k=asked.k, model_id=model, hits=shown, next=name_next(request, asked, last), note=note)
-    answered = await answer_from_cache(request, asked, SearchOut, answer)
+        return SearchOut(q=asked.q, k=asked.k, model_id=found.model, hits=await describe_hits(request, hits, asked.titles),
+                         next=name_next(request, asked, found.last), note=note, engine=found.engine, instead=found.instead)
+    copied = getattr(request.app.state, "words", None) and asked.like is None      # a copy may be behind: its answers are not kept
+    answered = await answer() if copied else await answer_from_cache(request, asked, SearchOut, answer)
     link_next(request, answered.next)
     return answered
 

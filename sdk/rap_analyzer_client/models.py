@@ -553,6 +553,10 @@ class Search(Base):
     "The cursor of the next page; null on the last one. Also in the header Link."
     note: str = ""
     "That the names are only similar; or what there is, where nothing was found."
+    engine: str = "PostgreSQL full text"
+    "Which engine found them."
+    instead: str = ""
+    "Why the engine that is configured did not answer; empty where it did."
 
 
 class Selection(Base):
