@@ -71,6 +71,15 @@ class Answer(Base):
     "cost: how many objects were asked for, and of how many."
 
 
+class ArtistTrack(Base):
+    "A track of the artist, and what was done with it."
+    track_id: int
+    title: str
+    plays: int
+    skips: int
+    saves: int
+
+
 class AssignIn(Base):
     "Who is exposed."
     user_id: str | int
@@ -204,6 +213,13 @@ class Flags(Base):
     variants: dict[str, str]
 
 
+class Forecast(Base):
+    "Plays expected within the week that has begun, if it is like the last ones."
+    expected: float
+    low: float
+    high: float
+
+
 class Fraud(Base):
     "How unusual the actions are. A score is a reason to look, not a verdict."
     score: float
@@ -273,6 +289,20 @@ class Infrastructure(Base):
     "keys, policies, leaks, audit log"
     billing: dict[str, Any]
     "what is metered, and the quota"
+
+
+class Insights(Base):
+    "Four weeks of one artist."
+    artist: str
+    listeners: int
+    "Who played any track."
+    returning: int
+    "Who did so on more than one day."
+    tracks: list[ArtistTrack]
+    "Most played first."
+    forecast: Forecast | None
+    "null: two whole weeks since the first play are needed."
+    note: str = ""
 
 
 class Job(Base):
@@ -773,6 +803,7 @@ OPERATIONS: dict[str, Any] = {
     "POST /api/analyze": Accepted,
     "POST /api/analyze_system": System,
     "GET /api/analyzers": list[Analyzer],
+    "GET /api/artists/{artist}/insights": Insights,
     "POST /api/auctions": Auction,
     "GET /api/auctions/{auction_id}": Auction,
     "POST /api/auctions/{auction_id}/bids": Bid,
