@@ -18,7 +18,7 @@ from .core import settings
 from .decide import log_routes
 from .decide import routes as decide
 from .decide.words import choose_words
-from .giants import amazon_routes, artists_routes, auction_routes
+from .giants import amazon_routes, artists_routes, auction_routes, ebay_routes
 from .library import routes as library
 from .music.catalog import MODEL_ID
 from .platform import contract, export, graphql, home_page, identity, infrastructure, page, tokens, track_page, usage
@@ -84,8 +84,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 # %% ../nbs/assembly/70_app.ipynb #76ff4e6a
 ROOMS = (search, library, serve, product, strategy_routes, trend_routes, recommend, home_routes, playlist_routes, model_routes,
-         tokens, identity, usage, platform, infrastructure, plugins, decide, log_routes, auction_routes, page, home_page,
-         track_page, export, graphql, amazon_routes, artists_routes, contract)
+         tokens, identity, usage, platform, infrastructure, plugins, decide, log_routes, auction_routes, ebay_routes, page,
+         home_page, track_page, export, graphql, amazon_routes, artists_routes, contract)
 
 
 def create_app(

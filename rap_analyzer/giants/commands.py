@@ -18,6 +18,7 @@ from ..core import LabError
 app = typer.Typer()
 GIANTS: dict[str, str] = {
     "netflix": "a home page with a layout and covers of its own",
+    "ebay": "an action through validation, analysis, search and event; a beat sold by auction",
     "uber": "a page in parts, and which of them made it late",
     "amazon": "one session: search with context, recommendations, a fraud score",
 }

@@ -498,6 +498,18 @@ class PluginIn(Base):
     "The name of its entry point."
 
 
+class Processed(Base):
+    "What is known of the track, what is like it, the event as it is stored, and where the time went."
+    analysis: dict[str, Any]
+    "state; found, where it is done; job, where it is on its way"
+    search_results: list[dict[str, Any]]
+    "tracks of the same genre: track_id, score, why"
+    event: dict[str, Any]
+    "as it is stored; new: false for a repetition"
+    ms: dict[str, float]
+    "of validation, analysis, search, event"
+
+
 class QuestionIn(Base):
     "A question in GraphQL."
     query: str
@@ -779,6 +791,18 @@ class Trends(Base):
     genres: list[TrendingGenre]
 
 
+class UserActionIn(Base):
+    "What a listener did with a track. A retry sends the same `event_id` again."
+    user_id: int
+    "The listener."
+    action: str
+    "search, impression, click, play, skip, like, save, playlist_add, share, export, rate; track_saved means save."
+    track_id: int
+    "The track."
+    event_id: str | None = None
+    "Given by the sender, the same for each retry; made if absent."
+
+
 class Variant(Base):
     "A listener's variant, the same for as long as the experiment runs."
     experiment: str
@@ -819,6 +843,7 @@ OPERATIONS: dict[str, Any] = {
     "POST /api/models": Model,
     "POST /api/optimize": Optimize,
     "GET /api/playlist": Playlist,
+    "POST /api/process_action": Processed,
     "GET /api/product/funnel": Funnel,
     "POST /api/product_strategy": Strategy,
     "GET /api/recommend": Recommend,
