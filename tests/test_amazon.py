@@ -8,13 +8,15 @@ import pytest
 from typer.testing import CliRunner
 
 from rap_analyzer.app import create_app
-from rap_analyzer.giants.amazon import MOST_ACTIONS, MarketplaceMLPlatform, make_session, order_by_context
+from rap_analyzer.core import LabError
+from rap_analyzer.giants.amazon import MOST_ACTIONS, MarketplaceMLPlatform, demo, make_session, order_by_context
 from rap_analyzer.giants.commands import app as giants
 from rap_analyzer.platform.identity import needed_scope
 from rap_analyzer.product.fraud import draw_bots
 from rap_analyzer.recommend.ensemble import TrackRow
 from rap_analyzer.search.fulltext import find
 from rap_analyzer.search.index import Hit
+from rap_analyzer.search.store import Store
 from rap_analyzer.web import serving
 
 BOTS = {kind: s[0] for kind, s in draw_bots(3, 1, 6).items()}
@@ -107,3 +109,7 @@ def test_the_command_runs_it(small, monkeypatch):
     monkeypatch.setattr("rap_analyzer.search.store.default_store", lambda: small)
     r = CliRunner().invoke(giants, ["amazon", "--json"])
     assert r.exit_code == 0 and "do not count" in r.output and "track" in r.output, r.output
+
+
+def test_an_empty_catalog_is_named(small):
+    with pytest.raises(LabError, match="no tracks yet"): demo(Store(small.lab, "nothing-here"))

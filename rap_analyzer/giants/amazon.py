@@ -6,7 +6,7 @@
 __all__ = ['CANDIDATES', 'TIERS', 'MOST_ACTIONS', 'MOST_VIEWED', 'order_by_context', 'Session', 'make_session',
            'MarketplaceMLPlatform', 'Processed', 'demo']
 
-# %% ../../nbs/giants/30_amazon.ipynb #2d72cc77
+# %% ../../nbs/giants/30_amazon.ipynb #b9a20b49
 import asyncio
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from fastcore.basics import patch
 
+from ..core import LabError, shell_command
 from ..product.actions import check_action
 from ..product.fraud import Action, Reference, Verdict, Watch, draw_bots
 from ..recommend.candidates import Asked
@@ -113,9 +114,10 @@ async def process_user_session(self: MarketplaceMLPlatform, session: Session, k:
     hits, page = await asyncio.gather(search(), self.ensemble.answer(asked, tuple(notes)))
     return Processed(hits, page.hits, verdict, [*dict.fromkeys(n for n in [*notes, *page.note.split("; ")] if n)])
 
-# %% ../../nbs/giants/30_amazon.ipynb #e8bc6213
+# %% ../../nbs/giants/30_amazon.ipynb #9bf373fa
 def demo(store: Store) -> dict[str, object]:
-    "A person's session and a bot's, on your catalog."
+    "A person's session and a bot's, on your catalog; LabError if it has no tracks."
+    if not store.count(): raise LabError(f"tenant {store.tenant!r} has no tracks yet: `{shell_command()} setup` makes a catalog.")
     async def run() -> dict[str, object]:
         mine = copy.copy(store)                                            # the pool belongs to this loop
         await mine.aopen(4)
