@@ -1,4 +1,4 @@
-"""Record the situations of the blind case of the Decisions chapter: seven tables on the day on which somebody has to decide.
+"""Record the situations of the blind case of the Decisions chapter: seven tables on the day of the decision.
 
 `.venv/bin/python scripts/record_decision_cases.py` writes exercises/cases/34.json. The exercise shows these figures and no others.
 Marks come from the reference runs in exercises/results, or are judgements; everything else is computed from them by
@@ -106,7 +106,7 @@ def stage() -> dict[str, dict]:
     level = {"time": vectors("inline", "halfvec", "fewer_dims"), "precision": said(inline=10, halfvec=9, fewer_dims=7)}
     clear = {"time": vectors("naive", "inline", "halfvec"), "bytes": said(naive=5, inline=5, halfvec=10),
              "change": said(naive=7, inline=7, halfvec=8)}
-    early, drafts = "by all, before the first figure was known", "by nobody: there are three drafts"
+    early, drafts = "all agreed before the first figure was known", "not agreed: there are three drafts"
     growth = "in two months you know how far the events have grown"
     model = "in a month you know whether a model with longer vectors comes"
     return {

@@ -358,7 +358,7 @@ def test_the_recorded_tables_are_computed_and_say_what_the_cases_say(tables):
     for c in tables["CASES"].values():
         r = recorded[c["recorded"]]
         worth = {k: r[k]["worth_days"] - r[k].get("price_days", r[k].get("costs_days")) for k in ("measuring", "waiting")}
-        open_ = "nobody" in r["weights"]["agreed"] and r["weights"]["wins_near"] < .8
+        open_ = "not agreed" in r["weights"]["agreed"] and r["weights"]["wins_near"] < .8
         held = [worth["waiting"] > 1, worth["measuring"] > 1, open_]
         assert sum(held) <= 1 and (sum(held) == 0) == (c["right"] == "choose")
         assert c["right"] == next((name for name, yes in zip(("later", "measure", "weights"), held, strict=True) if yes), "choose")

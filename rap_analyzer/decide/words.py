@@ -56,7 +56,7 @@ class Words:
         self.kept: OrderedDict[str, Kept] = OrderedDict()
         self.pool: ThreadPoolExecutor | None = None
 
-# %% ../../nbs/decisions/33_words.ipynb #7490c087
+# %% ../../nbs/decisions/33_words.ipynb #fd776afa
 @patch
 def _follow(self: Words, kept: Kept) -> None:
     "Make a tenant's engine, or bring it up to the tracks."
@@ -69,7 +69,7 @@ def _follow(self: Words, kept: Kept) -> None:
 
 @patch
 def keep(self: Words, store: Store) -> Kept:
-    "A tenant's engine; if it is behind, somebody is on it. The one unused for longest is dropped."
+    "A tenant's engine, brought up to date in the background if it is due; the one unused for longest is dropped."
     with self.lock:
         kept, now = self.kept.get(store.tenant), time.monotonic()
         if kept is None or kept.store is not store: kept = self.kept[store.tenant] = Kept(store)
@@ -90,7 +90,7 @@ def close(self: Words) -> None:
         for kept in self.kept.values(): kept.store.listeners.pop(kept.engine, None)
         self.kept.clear()
 
-# %% ../../nbs/decisions/33_words.ipynb #616d9cc9
+# %% ../../nbs/decisions/33_words.ipynb #b594a1ff
 @patch
 def find(
     self: Words, text: str, k: int = 10, where: Filter | None = None, *, store: Store,
@@ -116,7 +116,7 @@ async def find_page(
     self: Words, text: str, k: int = 10, where: Filter | None = None, after: Place | None = None, *, store: Store,
 ) -> Page:  # as `afind_page`; LabError says why the engine cannot answer
     "A page of what the engine finds."
-    start = min(max(0, int(after.score)), MOST) if after else 0                    # anybody can write a cursor
+    start = min(max(0, int(after.score)), MOST) if after else 0                    # a cursor may be forged
     hits, name = await asyncio.to_thread(partial(self.find, text, min(start + k + 1, MOST), where, store=store))
     more = len(hits) > start + k
     return Page(hits[start:start + k], Place(BEGUN, float(start + k), 0.0, 0) if more else None, engine=name)

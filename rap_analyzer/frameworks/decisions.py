@@ -186,7 +186,7 @@ class TechnicalDecisionFramework:
         if number not in logged: raise LabError(f"there is no ADR {number}: logged are {', '.join(logged) or 'none'}.")
         return review(logged[number], runs, premises, stakes)
 
-# %% ../../nbs/decisions/85_decisions.ipynb #759266fd
+# %% ../../nbs/decisions/85_decisions.ipynb #a3a506e2
 CHOOSING, WRITING, AGAIN = "choosing", "writing it down", "looking again"
 DECISION_QUESTIONS = (
     Question(CHOOSING, "Which options are there, 'decide later' among them?"),
@@ -198,7 +198,7 @@ DECISION_QUESTIONS = (
     Question(WRITING, "Which door is it, and what does the way back cost?"),
     Question(WRITING, "Which decisions does it replace, or build on?", "adr graph"),
     Question(AGAIN, "Which figure would make us choose otherwise, and at which value?"),
-    Question(AGAIN, "What do fresh runs say?", "adr check"),
+    Question(AGAIN, "What do fresh runs say?", "adr check --measure"),
     Question(AGAIN, "Is it worth measuring more?"),
     Question(AGAIN, "Does it hold for 10 million tracks and 100,000 users?", "capacity"),
 )
