@@ -21,6 +21,7 @@ GIANTS: dict[str, str] = {
     "ebay": "an action through validation, analysis, search and event; a beat sold by auction",
     "uber": "a page in parts, and which of them made it late",
     "amazon": "one session: search with context, recommendations, a fraud score",
+    "spotify": "a song: what is heard in it, what goes with it, an order to play, its chance",
 }
 
 
