@@ -12,7 +12,7 @@ from rap_analyzer.decide.rig import BREAKS, make_rig
 from rap_analyzer.lab import Lab
 
 def break_all(lab: Lab, rounds: int, seed: int, each: Callable[[str, set[str]], None] = lambda name, red: None,
-              tracks: int = 6_000) -> dict[str, object]:
+              tracks: int = 8_000) -> dict[str, object]:
     "Break each part so many times; how often exactly the right decisions were red, and what was red otherwise."
     rng, found, wrong, tried, least = random.Random(seed), decisions(), [], 0, len(BREAKS)
     with make_rig(lab, tracks) as rig:

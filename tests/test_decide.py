@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from rap_analyzer.cli import app
 from rap_analyzer.core import LabError
 from rap_analyzer.decide import log_routes
-from rap_analyzer.decide.adr import decisions, draw_graph, export, results
+from rap_analyzer.decide.adr import decisions, draw_graph, export, listing, results
 from rap_analyzer.decide.drafts import append_cell, draft
 from rap_analyzer.decide.log_routes import RecordIn, find_logged, log_record, read_logged
 from rap_analyzer.decide.matrix import MODEL_SERVERS, find_cited, read_file, read_matrix, tally
@@ -384,3 +384,34 @@ def test_two_at_once_get_two_numbers(store):
         numbers = {x.number for x in made}
     there = [d.number for _, d in read_logged(find_logged(store))]
     assert len(numbers) == 4 and numbers <= set(there) and len(set(there)) == len(there)
+
+
+def test_what_was_logged_can_be_read_back_and_shows_what_was_changed_since(store, monkeypatch):
+    for more in ({}, {"title": "Kafka", "supersedes": ["0001"]}): log_record(store, RecordIn(**GOOD | more), "anna")
+    file = find_logged(store) / "0002-kafka.md"
+    monkeypatch.setattr("rap_analyzer.search.store.default_store", lambda: store)
+    run = lambda *said: CliRunner().invoke(app, ["adr", "logged", *said])
+    rows = json.loads(run("--json").output)
+    assert [(r["number"], r["status"], r["as_logged"]) for r in rows] == [("0001", "superseded by 0002", "as logged"),
+                                                                        ("0002", "accepted", "as logged")]
+    assert "### ADR 0002: Kafka" in run("0002").output
+    file.write_text(file.read_text().replace("**Options**: x", "**Options**: y"))
+    (file.parent / "0003-mine.md").write_text(file.read_text().replace("ADR 0002", "ADR 0003").replace("**Supersedes**: 0001", ""))
+    assert [r["as_logged"] for r in json.loads(run("--json").output)] == ["as logged", "changed", "not logged"]
+    for said in (["0009"], ["../x"]):
+        done = run(*said)
+        assert done.exit_code == 1 and "was logged by" in str(done.exception)
+    assert json.loads(run("--tenant", "decide-nobody", "--json").output) == []
+
+
+# ---- the graph of decisions
+
+def test_the_list_of_decisions_draws_which_leans_on_which(tmp_path):
+    write_records(tmp_path / "nbs", ("0001", (), "none: x"), ("0002", (), "none: see ADR 0001"), ("0003", ("0002",), "none: x"),
+                  ("0004", (), "none: x"))
+    (page,) = [p for p in export(tmp_path / "nbs", tmp_path / "adr", tmp_path) if p.name == "README.md"]
+    graph = page.read_text().partition("```mermaid\n")[2].partition("\n```")[0]
+    assert "accDescr:" in graph and "0002 -.-> 0001" in graph and "0003 ==>|supersedes| 0002" in graph
+    assert "superseded by 0003" in graph and "0004[" not in graph and "0004[" in draw_graph(decisions(tmp_path / "nbs"))
+    own = listing(decisions())
+    assert own.count("-.->") >= 3 and all(f"({d.slug}.md)" in own for d in decisions())
