@@ -59,7 +59,8 @@ def sample(url: str, name: str) -> float:
 # ---- to whom a request is addressed
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", "",
-                                  "[evil]", "127.0.0.1@evil.example", "0x7f000001", "2130706433", "rap", "localhost\u00e9"])
+                                  "[evil]", "127.0.0.1@evil.example", "0x7f000001", "2130706433", "rap", "localhost\u00e9",
+                                  "127.0.0.1:8000, evil", "localhost:evil.example", "[::1]evil"])
 def test_another_name_is_refused(url, host):
     for path in ("/", SIMILAR, "/health/live", "/nowhere"):
         r = httpx.get(url + path, headers={"host": host.encode("latin-1")})
@@ -130,6 +131,7 @@ def test_an_honest_caller_outlives_the_deadline_of_the_head(url, small, monkeypa
     (b"POST /api/optimize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"com\r\n", 408),
     (b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", 408),
     (b"POST /api/optimize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n" + b"[" * 65_537, 413),
+    (b"POST /api/optimize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n[", 413),      # not waited for
 ])
 def test_half_a_body_gets_408_and_a_large_one_413(small, said, status):
     with serving(create_app(small, timeout_s=0.4, cache_s=0)) as url:

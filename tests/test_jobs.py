@@ -381,7 +381,7 @@ def test_a_stored_result_of_another_form_is_told_as_such(api, jobs, stored):
 @pytest.mark.parametrize("body,kind,status", [
     (b"", "audio/wav", 422), (b"{}", "application/json", 422), (b"[", "application/json", 422),
     (b'{"track_id": "x"}', "application/json", 422), (b'{"track_id": 7, "queue": "fast"}', "application/json", 422),
-    (b'{"track_id": 7}', "application/json", 404)])
+    (b'{"track_id": 7}', "application/json", 404), (b"--x\r\n\r\nRIFF", "multipart/form-data; boundary=x", 422)])
 def test_bad_questions_have_a_status_of_their_own(api, body, kind, status):
     said = api.post("/api/analyze", content=body, headers={"content-type": kind})
     assert said.status_code == status and said.json()["error"]

@@ -272,6 +272,8 @@ def test_search_understands_numbers_and_says_what_is_wrong(url, store):
     for q, says in ((nasty, ""), ("zzqqxx", "Nothing was found for"), ("!!!", "no question"), ("9" * 18, ""), ("\x00", "")):
         r = httpx.get(f"{url}/search", params={"q": q})
         assert r.status_code == 200 and says in html.unescape(r.text) and "<script>alert" not in r.text, q
+    strange = httpx.get(f"{url}/search?q=a%00b%1B%5B31m").text
+    assert "a b [31m" in strange and not {"\0", "\x1b"} & {*strange}
     assert "<section" not in httpx.get(f"{url}/search?q=%20", headers={"hx-request": "true"}).text
     assert httpx.get(f"{url}/search", params={"q": "a" * 201}).status_code == 422
 

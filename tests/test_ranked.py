@@ -196,6 +196,21 @@ def test_a_late_model_is_not_waited_for(crowd, models):
     stand_in(crowd, models, lambda judge: setattr(judge, "limit_s", 0), "ranker 1 took longer than 0 ms")
 
 
+def test_a_page_that_a_model_was_too_late_for_is_not_kept(crowd, models, monkeypatch):
+    models.promote("ranker", 1)
+    with serving(create_app(crowd, cache_s=600)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        def get(): return client.get("/api/recommend", params={"user_id": crowd.busy[3], "k": 7}).json()
+        monkeypatch.setattr(live, "LIMIT_S", 0)
+        ends = time.monotonic() + 20
+        while "took longer than 0 ms" not in (late := get())["note"]:
+            assert time.monotonic() < ends and late["ordered_by"] == "the blend", late
+            time.sleep(.02)
+        monkeypatch.setattr(live, "LIMIT_S", 10)
+        assert get()["ordered_by"] == "ranker 1"
+        monkeypatch.setattr(live, "LIMIT_S", 0)
+        assert get()["ordered_by"] == "ranker 1"                         # what the model ordered is kept
+
+
 def test_a_model_that_fails(crowd, models):
     models.promote("ranker", 1)
     def broken(judge):

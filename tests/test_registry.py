@@ -164,6 +164,7 @@ def test_categories_are_read_and_checked():
 
 @pytest.mark.parametrize("content, says", [
     (b"", "no whole NPZ"), (b"PK\x05\x06" + b"\0" * 18, None), (pack(weights=np.array([np.nan])), "NaN"),
+    (b"tree\nversion=v4\n", "register it as kind lightgbm, or as ranker"),
     (pack(weights=np.eye(2)), "row of numbers"),
     (pack(weights=np.array(["a"])), "row of numbers"), (pack(weights=np.ones(2), bias=np.ones(2)), "one number"),
     (pack(weights=np.ones(2), schema=np.array(2)), "newer program"), (pack(weights=np.ones(2), schema=np.array(["x"])), "from 1"),
@@ -173,6 +174,10 @@ def test_arrays_that_are_no_model(content, says):
     if says is None: assert load_npz(content).width is None
     else:
         with pytest.raises(BadModel, match=says): load_npz(content)
+
+
+def test_an_npz_file_is_told_from_lightgbm_text():
+    with pytest.raises(BadModel, match="register it as kind npz"): load_model(pack(weights=np.ones(2)), "lightgbm")
 
 
 def test_a_pickle_is_never_loaded(tmp_path):

@@ -129,7 +129,8 @@ def check_host(
 ) -> None:  # Refused: another name
     "Answer to our own names only. An address is always ours: DNS rebinding needs a name."
     given = next((v for k, v in scope["headers"] if k == b"host"), b"").decode("latin-1").lower()
-    host = given[1:].partition("]")[0] if given.startswith("[") else given.partition(":")[0]
+    said = re.fullmatch(r"(?:\[([^\]]*)\]|([^:]*))(?::\d{0,5})?", given)
+    host = (said[1] or said[2] or "") if said else given                    # what follows the name is a port, and nothing else
     if host.rstrip(".") in ("localhost", *names): return
     try: ip_address(host)
     except ValueError:
@@ -198,7 +199,7 @@ async def __call__(self: Edge, scope: Scope, receive: Receive, send: Send) -> No
             if self.guard: await self.guard(scope)
             with self.doors.through(scope):
                 if self.guard: await self.guard.enter(scope)
-                async with self.clock(x): body = await read_body(receive, self.bodies.get(scope["path"], BODY_BYTES))
+                body = await self.take_body(x, receive)
                 await check_body(body, x.brought(b"content-type"))
                 await self.answer(x, body, receive)
         except Busy as e: await self.give_up(x, e.status, str(e), "Retry-After says when", **{"Retry-After": str(e.after_s)})
@@ -235,6 +236,15 @@ async def fail(self: Edge, x: Exchange, error: BaseException) -> None:
     "Answer what nobody has foreseen; what it was is for the log alone."
     log.error("request %s failed", x.id, exc_info=error, extra={"request_id": x.id})
     await self.give_up(x, 500, "something went wrong on our side", f"request id {x.id} is in the log")
+
+# %% ../../nbs/platform/10_edge.ipynb #7823f3b1
+@patch
+async def take_body(self: Edge, x: Exchange, receive: Receive) -> bytes:  # Refused, TimeoutError, ConnectionError
+    "The body, in time; one that its head announces as too long is not waited for."
+    most, announced = self.bodies.get(x.scope["path"], BODY_BYTES), x.brought(b"content-length")
+    if announced.isdecimal() and (len(announced) > 15 or int(announced) > most):
+        raise Refused(413, f"the body is longer than {most:,} bytes", "send less")
+    async with self.clock(x): return await read_body(receive, most)
 
 # %% ../../nbs/platform/10_edge.ipynb #e3267099
 @patch

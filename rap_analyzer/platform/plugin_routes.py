@@ -111,8 +111,9 @@ def show_plugin(x: Mapping, language: str = "en") -> PluginLine:  # x: of `Plugi
 # %% ../../nbs/platform/64_plugin_routes.ipynb #a4e39acd
 def list_steps(language: str = "en") -> list[tuple[str, str]]:  # what to do, and the command
     "How to bring an analyzer."
-    commands = {"install": "pip install exercises/plugin_loudness", "check": shell_command("plugin check loudness"),
-                "register": shell_command("plugin register loudness")}
+    install = "-m pip install --no-deps --no-build-isolation exercises/plugin_loudness"
+    commands = {"install": shell_command(install).replace("rap-analyzer", "python"),
+                "check": shell_command("plugin check loudness"), "register": shell_command("plugin register loudness")}
     return [(phrase(f"plugins.step.{step}", language), command) for step, command in commands.items()]
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from ..music.analyzers import FIVE, analyze
 from ..music.audio import BadAudio, Clip
-from ..music.plugins import GROUP, INPUTS, Analysis, call, list_entry_points, load_plugin, manifest, validate
+from ..music.plugins import GROUP, INPUTS, Analysis, call, is_ours, list_entry_points, load_plugin, manifest, validate
 from ..music.worker import Worker, WorkerError, limit_memory
 
 # %% ../../nbs/platform/60_probation.ipynb #c83a8e14
@@ -217,8 +217,8 @@ def find_entry(name: str) -> EntryPoint:  # LookupError: none is installed, or t
     "The installed plugin of that name."
     found = [e for e in list_entry_points() if e.name == name]
     if len(found) == 1 and found[0].dist: return found[0]
-    others = ", ".join(sorted({e.name for e in list_entry_points()}))
-    if not found: raise LookupError(f"no plugin {name[:60]!r} is installed here: there are {others}")
+    others = ", ".join(sorted({e.name for e in list_entry_points() if not is_ours(e)})) or "none"
+    if not found: raise LookupError(f"no plugin {name[:60]!r} is installed in this environment, where there are: {others}")
     raise LookupError(f"{len(found)} packages bring a plugin {name[:60]!r}: keep one of them")
 
 

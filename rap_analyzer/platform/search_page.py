@@ -97,7 +97,7 @@ async def search_page(
     request: Request, q: Annotated[str, Query(max_length=200)] = "", cursor: Annotated[str, Query(max_length=600)] = "",
 ) -> HTMLResponse:
     "What is found, as a page, or as the part of one that htmx asks for."
-    hood, text, language = Hood(), q.strip(), read_language(request)
+    hood, text, language = Hood(), re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", q).strip(), read_language(request)
     found: Found | None = Found([], "")
     if text:
         with hood.part("search"): found = await ask_briefly(find_shown(request, text, cursor, language), 5)

@@ -122,12 +122,13 @@ def load_simulated(
     from datetime import UTC, timedelta
 
     from rap_analyzer.product.audience import simulate
-    from rap_analyzer.product.events import default_events, read_frame
+    from rap_analyzer.product.events import Conflict, default_events, read_frame
     from rap_analyzer.product.people import START
     month, events = simulate(days, listeners, seed), default_events()
     people, begin = month.attrs["truth"].listeners, START.astype(object).replace(tzinfo=UTC)
     events.register(map(int, people.index), people.persona, [begin + timedelta(days=int(d)) for d in people.joined])
-    new = events.load(read_frame(month), publish=False)
+    try: new = events.load(read_frame(month), publish=False)
+    except Conflict: raise ValueError(f"seed {seed} is loaded with other days or listeners: take another --seed") from None
     show({"events": len(month), "new": new, "listeners": listeners}, json_, f"{new:,} of {len(month):,} events are new")
 
 # %% ../../nbs/product/92_commands.ipynb #0eb264c0

@@ -79,6 +79,8 @@ class Arrays:
 
 def load_npz(content: bytes) -> Arrays:  # BadModel
     "Kind npz. An array `schema` tells its form, 1 if there is none."
+    if content.startswith(b"tree\n"):
+        raise BadModel("it is LightGBM's text: register it as kind lightgbm, or as ranker where Ranker.to_bytes() wrote it")
     arrays = read_arrays(content)
     return Arrays(check_schema("npz", arrays.pop("schema", np.array(1))) and arrays)
 
@@ -118,6 +120,7 @@ def read_fields(part: bytes) -> dict[str, str]:
 def split_trees(content: bytes) -> Iterator[bytes]:  # the header, then each tree; BadModel
     "The parts of LightGBM's text, by the sizes that its parser will trust."
     said = re.match(rb"tree\nversion=v(\d{1,6})\n", content)
+    if content.startswith(b"PK"): raise BadModel("it is an archive, as NPZ files are: register it as kind npz")
     if not said: raise BadModel("it is no LightGBM text: expected what Booster.model_to_string() writes")
     if int(said[1]) > NEWEST: raise BadModel(f"it is of version v{int(said[1])}, and v{NEWEST} is read: a newer LightGBM is needed")
     at = content.find(b"\nTree=0\n") + 1

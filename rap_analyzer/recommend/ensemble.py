@@ -104,6 +104,7 @@ class Ranked(NamedTuple):
     scores: np.ndarray | None = None  # for each candidate; None: the blend's order stands
     instead: str = ""  # why it is not the order of the model that should have given it
     reasons: Callable[[Sequence[int]], list[str]] | None = None  # of the model, for places in the pool
+    late: bool = False  # the model was not done in time: the next page may be in its order
 
     def say(self, places: Sequence[int]) -> list[str]:
         "For each of these places, in words."
@@ -124,6 +125,7 @@ class Page:
     analyzers: Sequence[Mapping[str, float]] = ()  # for each hit what each contributed to its similarity to the nearest seed
     usual: Sequence[int] = ()  # what would have stood in the first places of a page that is not drawn at random
     pool: Sequence[int] = ()  # what a page is drawn from
+    late: bool = False  # a model should have ordered it, and was not done in time
 
 
 def describe(share: Mapping[str, float], plays: float | None, reasons: Sequence[str], *more: str) -> str:
@@ -301,7 +303,8 @@ async def write(self: Ensemble, asked: Asked, found: Gathered, pool: Pool, notes
         more = more[:asked.k - len(hits)]
         hits, shares = [*hits, *more], [*shares, *({"popular": 1.0} for _ in more)]
     parts += [{}] * (len(hits) - len(parts))
-    return Page(hits, shares, "; ".join(notes), asked.known, found.missing, ranked.by, parts, usual, pool.ids[there].tolist())
+    drawn_from, said = pool.ids[there].tolist(), "; ".join(notes)
+    return Page(hits, shares, said, asked.known, found.missing, ranked.by, parts, usual, drawn_from, ranked.late)
 
 # %% ../../nbs/recommending/70_ensemble.ipynb #8a3a6f34
 def check_listener(listener_id: object) -> int | None:

@@ -113,13 +113,13 @@ async def rank(
     await self.start()
     if self.serving.now is None: return Ranked(instead=self.explain())
     who, limit_s = f"{self.name} {self.serving.now.version}", LIMIT_S if self.limit_s is None else self.limit_s
-    if len(self.late) >= LATE: return Ranked(instead=f"{who} has {LATE} late orders under way")
+    if len(self.late) >= LATE: return Ranked(instead=f"{who} has {LATE} late orders under way", late=True)
     work = asyncio.ensure_future(self.order(asked, ids, look_up))
     done, _ = await asyncio.wait({work}, timeout=limit_s)
     if not done:
         self.late.add(work)
         work.add_done_callback(lambda w: (self.late.discard(w), w.cancelled() or w.exception()))
-        return Ranked(instead=f"{who} took longer than {1_000 * limit_s:.0f} ms")
+        return Ranked(instead=f"{who} took longer than {1_000 * limit_s:.0f} ms", late=True)
     try: return work.result()
     except (LabError, ValueError) as e: return Ranked(instead=f"{who}: {str(e).rstrip('.')}")
     except Exception as e: return Ranked(instead=f"{who} failed ({type(e).__name__})")
@@ -154,7 +154,7 @@ async def table(self: LiveRanker, asked: Asked, ids: Sequence[int], names: Itera
         self.online.alistener(asked.listener_id, of("listener"), at),
         self.online.aread_pairs(asked.listener_id, ids if of("listener_track") else []), self.read_days(ids, of("track_day"), at))
     if who and all(v is None or v != v for v in who.values()):
-        raise LabError(f"nothing is known of this listener online (does {shell_command('events run')} run?)")
+        raise LabError(f"nothing is known of this listener online: it is, once they act while {shell_command('events run')} runs")
     rows = await look_up(asked.store, list({*ids, *(i for v in who.values() if isinstance(v, list) for i in v)}))
     columns = {"listener_id": asked.listener_id, "track_id": ids, "time": pd.Timestamp(at).tz_convert("UTC")}
     for n, v in who.items(): columns[n] = pd.Series([v] * len(ids), dtype=object) if FEATURES[n].dtype == "ids" else v

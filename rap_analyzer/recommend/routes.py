@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LikedId', 'router', 'LikerId', 'split_ids', 'RecommendQuery', 'RecommendedOut', 'RecommendOut', 'Decided', 'number',
-           'find_persona', 'choose_variant', 'open_ensemble', 'close_ensemble', 'note_page', 'find_known',
+           'find_persona', 'choose_variant', 'open_ensemble', 'close_ensemble', 'note_page', 'find_known', 'Makeshift',
            'recommend_tracks', 'KeptOut', 'kept_recommendations']
 
 # %% ../../nbs/recommending/90_routes.ipynb #8be9be3b
@@ -148,6 +148,13 @@ async def find_known(request: Request, asked: RecommendQuery) -> tuple[Asked, li
     if who is not None: state.store.memo.put(f"known {asked.user_id}", known.digest(), ttl_s=3_600)
     return known, notes, known.digest()
 
+# %% ../../nbs/recommending/90_routes.ipynb #e1659fec
+class Makeshift(Exception):
+    "A page that a model was too late for: it is answered, and no cache keeps it in the name of the model."
+    def __init__(self, page: "RecommendOut"):
+        super().__init__("the model was too late")
+        self.page = page
+
 # %% ../../nbs/recommending/90_routes.ipynb #03e408bf
 router = APIRouter()
 
@@ -157,6 +164,8 @@ async def recommend_tracks(request: Request, asked: Annotated[RecommendQuery, Qu
     "At most k tracks for a listener, each with the reason in words."
     order = await choose_variant(request, "recommend-order", asked.user_id)
     known, notes, digest = await find_known(request, asked)
+    model = request.app.state.judge.label(known.listener_id)
+    decided = Decided(**asked.model_dump() | {"order": order, "model": model, "known": digest})
     async def answer() -> RecommendOut:
         page = await time_database(request, request.app.state.ensemble.answer(known, notes, order))
         note_page(request.app.state, known, page)
@@ -164,11 +173,12 @@ async def recommend_tracks(request: Request, asked: Annotated[RecommendQuery, Qu
         found = await describe_hits(request, page.hits, asked.titles)
         of = zip(found, page.shares, page.analyzers, strict=True)
         hits = [RecommendedOut(**h.model_dump(), shares=s, analyzers=a) for h, s, a in of]
-        return RecommendOut(user_id=asked.user_id, k=asked.k, order=order, hits=hits, note=note, missing=list(page.missing),
-                            ordered_by=page.by)
-    model = request.app.state.judge.label(known.listener_id)
-    decided = Decided(**asked.model_dump() | {"order": order, "model": model, "known": digest})
-    return await answer_from_cache(request, decided, RecommendOut, answer)
+        out = RecommendOut(user_id=asked.user_id, k=asked.k, order=order, hits=hits, note=note, missing=list(page.missing),
+                           ordered_by=page.by)
+        if page.late: raise Makeshift(out)
+        return out
+    try: return await answer_from_cache(request, decided, RecommendOut, answer)
+    except Makeshift as e: return e.page
 
 # %% ../../nbs/recommending/90_routes.ipynb #1425c752
 LikerId = Annotated[int, Path(ge=0, le=2**63 - 1, description="A listener."), "/api/listeners/7/recommendations"]

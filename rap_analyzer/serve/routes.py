@@ -100,6 +100,7 @@ async def read_question(request: Request) -> tuple[list[Query], str]:
         rows = await time_database(request, store.aquery(select_tracks([asked.track_id])))
         if not rows: raise UnknownTrack(f"no track {asked.track_id} in tenant {store.tenant!r}")
         return [track_query(decode_track(rows[0]), asked.queue, plugins=await find_listed(request), **how)], asked.queue
+    if kind.startswith("multipart/"): raise HTTPException(422, "expected the bytes of one sound file as the body, got a form")
     name = request.query_params.get("name", "upload")
     content = await read_upload(request)
     try: sha256 = check_upload(content, name)
