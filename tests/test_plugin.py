@@ -12,7 +12,7 @@ from rap_analyzer.music import plugins
 from rap_analyzer.music.analyzers import FIVE, analyze
 from rap_analyzer.music.audio import Clip
 from rap_analyzer.music.plugins import discover
-from rap_analyzer.music.worker import stop_workers
+from rap_analyzer.music.worker import describe_error, stop_workers
 
 SOURCE = Path(__file__).parent.parent / "exercises" / "plugin_loudness"
 
@@ -88,3 +88,12 @@ def test_the_contract_is_documented_where_authors_look():
     prose = chapter + (SOURCE / "README.md").read_text(encoding="utf-8")
     assert all(f.name in prose for f in fields(plugins.Analyzer)) and all(a in prose for a in plugins.ARGUMENTS)
     assert plugins.GROUP in (SOURCE / "pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\x1b[31mred", "half \ud83d", "\x85"])
+@pytest.mark.parametrize("put", [lambda t: {"a": t}, lambda t: {t: 1}, lambda t: {"a": [1, {"b": [t]}]}])
+def test_a_text_that_no_database_takes_is_refused_before_it_is_stored(text, put):
+    with pytest.raises(ValueError, match="has characters that are none"): plugins.check_result(plugins.Analysis(put(text), 1.0))
+    said = plugins.check_result(plugins.Analysis({"a": "two\nlines, ünïcode 🎧"}, 1.0, (text,)))
+    assert said.warnings[0].isprintable() and said.value["a"].endswith("🎧")
+    assert describe_error(ValueError(text)).isprintable()

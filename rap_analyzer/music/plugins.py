@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GROUP', 'CONTRACT', 'PROFILES', 'INPUTS', 'MAX_VALUE', 'MAX_LIMIT_S', 'hookspec', 'hookimpl', 'ARGUMENTS', 'RESERVED',
            'ROLE', 'DISTRIBUTION', 'MAX_STRIKES', 'Analyzer', 'Analysis', 'HookSpec', 'load_plugin', 'manifest',
-           'validate', 'check_result', 'call', 'serve_plugin', 'Plugin', 'Discovery', 'call_in_worker',
-           'list_entry_points', 'is_ours', 'inspect_plugin', 'sort_by_needs', 'explain_refusal', 'find_plugins',
-           'discover', 'list_analyzers', 'explain_skip', 'forgive', 'run_analyzer']
+           'validate', 'find_unreadable', 'check_result', 'call', 'serve_plugin', 'Plugin', 'Discovery',
+           'call_in_worker', 'list_entry_points', 'is_ours', 'inspect_plugin', 'sort_by_needs', 'explain_refusal',
+           'find_plugins', 'discover', 'list_analyzers', 'explain_skip', 'forgive', 'run_analyzer']
 
 # %% ../../nbs/analyzer/57_plugins.ipynb #5a0c1e13
 import inspect
@@ -21,12 +21,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from numbers import Real
+from unicodedata import category
 
 import numpy as np
 import pluggy
 
 from .audio import Clip
-from .worker import WORKERS, Worker, WorkerError, describe_error, limit_memory
+from .worker import WORKERS, Worker, WorkerError, describe_error, limit_memory, make_printable
 
 # %% ../../nbs/analyzer/57_plugins.ipynb #eaa15ce2
 GROUP = "rap_analyzer.analyzers"  # the entry-point group where plugins are found
@@ -115,6 +116,13 @@ def validate(told: Mapping) -> str | None:  # None: it is valid
     return None
 
 # %% ../../nbs/analyzer/57_plugins.ipynb #80398a49
+def find_unreadable(value: object) -> str:  # empty: there is none
+    "A text in a JSON value with control characters or half a character: it can be neither stored nor printed."
+    if isinstance(value, str): return value if any(category(c) in ("Cc", "Cs") and c not in "\t\n\r" for c in value) else ""
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(find_unreadable, parts)), "")
+
+
 def check_result(raw: object) -> Analysis:  # the same, as plain JSON types
     "Refuse what no reader could use; ValueError says what came instead."
     lacking = [a for a in ("value", "confidence", "warnings") if not hasattr(raw, a)]
@@ -123,11 +131,12 @@ def check_result(raw: object) -> Analysis:  # the same, as plain JSON types
     try: text = json.dumps(raw.value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as e: raise ValueError(f"its value is not JSON: {e}") from None
     if len(text) > MAX_VALUE: raise ValueError(f"its value has {len(text):,} characters as JSON, at most {MAX_VALUE:,} are taken")
+    if bad := find_unreadable(json.loads(text)): raise ValueError(f"a text in its value has characters that are none: {bad!r:.60}")
     c = raw.confidence
     if isinstance(c, bool) or not isinstance(c, Real) or not 0 <= c <= 1:
         raise ValueError(f"expected a confidence from 0 to 1, got {c!r:.40}")
     if isinstance(raw.warnings, str) or not isinstance(raw.warnings, Iterable): raise ValueError("expected a list of warnings")
-    said = tuple(str(w)[:300] for w, _ in zip(raw.warnings, range(20), strict=False))
+    said = tuple(make_printable(str(w))[:300] for w, _ in zip(raw.warnings, range(20), strict=False))
     return Analysis(json.loads(text), float(c), said, found=getattr(raw, "found", None))
 
 # %% ../../nbs/analyzer/57_plugins.ipynb #38619102

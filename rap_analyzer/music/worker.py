@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_REPLY', 'ONE_THREAD', 'START_S', 'CHILD', 'WORKERS', 'MAX_MEMORY', 'Channel', 'receive', 'WorkerError', 'Worker',
-           'stop_workers', 'describe_error', 'serve', 'limit_memory']
+           'stop_workers', 'make_printable', 'describe_error', 'serve', 'limit_memory']
 
 # %% ../../nbs/analyzer/54_worker.ipynb #5a0c1e04
 import atexit
@@ -167,16 +167,21 @@ def stop_workers() -> None:
 atexit.register(stop_workers)
 
 # %% ../../nbs/analyzer/54_worker.ipynb #f38c048a
+def make_printable(text: str) -> str:
+    "A foreign text without control characters and halves of characters: it can be logged, sent and stored."
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 def describe_error(error: BaseException) -> str:  # one line
     "What went wrong, for somebody who did not write it."
     if isinstance(error, SystemExit): return f"it called sys.exit({error.code!r:.40})"
     if isinstance(error, MemoryError): return "it ran out of memory"
-    try: said = " ".join(str(error).split())[:300]
+    try: said = make_printable(" ".join(str(error).split()))[:300]
     except Exception: said = "its own error cannot be shown"
     if isinstance(error, LabError | WorkerError): return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
-
+# %% ../../nbs/analyzer/54_worker.ipynb #1fb7796e
 def serve(fd: int, role: str, *what: str) -> None:
     "The loop of a kept process: answer questions until the other side is gone. It ends itself if it is stuck and nobody stops it."
     channel, nowhere, answer = Channel(socket.socket(fileno=fd)), open(os.devnull, "w"), None  # noqa: SIM115

@@ -92,7 +92,7 @@ CHECKS = {"contract": "a manifest that we understand, a name that is free, needs
           "state": "the same song, the same answer: also after others",
           "confidence": "surer of a song than of nothing", "tempo": "a `bpm` that is right about clicks",
           "version": "code that changed has another version"}
-CHECK_S, IMPORT_S, PROBE_S, SONG_S = 20.0, 10.0, 5.0, 10.0  # for all checks, the import, a probe; the longest limit_s
+CHECK_S, IMPORT_S, PROBE_S, SONG_S = 20.0, 8.0, 5.0, 10.0  # for all checks, the import, a probe; the longest limit_s
 
 
 class Failed(ValueError):
