@@ -22,6 +22,7 @@ from rap_analyzer.product.canary import Arm, Canary, Guardrail, Interfered, leas
 from rap_analyzer.product.events import Events
 from rap_analyzer.product.flags import UNASSIGNED, Flags, Once, choose_once
 from rap_analyzer.product.rules import NoFlag, Rule, RuleFile, read_rule, read_rules, write_flag
+from rap_analyzer.recommend import candidates
 from rap_analyzer.search.index import build
 from rap_analyzer.search.store import Store, fill
 from rap_analyzer.serve.top import parse_metrics, read_metrics
@@ -208,7 +209,9 @@ def store(lab, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(store):
-    with serving(create_app(store)) as url: yield url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "LIMIT_S", 10)                                           # this machine may be busy
+        with serving(create_app(store)) as url: yield url
     RuleFile(store.lab.home).rules.unlink(missing_ok=True)
 
 

@@ -19,9 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .audience import run_bots, simulate, to_events
-from .people import BOTS, draw_truth
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -110,6 +107,7 @@ def trace(actions: Iterable[Action]) -> np.ndarray:  # shape (events, features)
 # %% ../../nbs/product/70_fraud.ipynb #0b2e549a
 def split_sessions(events: "pd.DataFrame") -> dict[str, list[list[Action]]]:  # from `simulate`; by kind of bot, "" for people
     "The sessions of an audience."
+    from rap_analyzer.product.people import BOTS  # it brings pandas, which a service starts without
     kinds, out = events.attrs["truth"].listeners.bot, {kind: [] for kind in ("", *BOTS)}
     ms = (events.time - events.time.min()).dt.total_seconds().to_numpy() * 1_000
     action, tracks, who = events.action.astype(str).to_numpy(), events.track_id.to_numpy(), events.listener_id.to_numpy()
@@ -121,6 +119,8 @@ def split_sessions(events: "pd.DataFrame") -> dict[str, list[list[Action]]]:  # 
 
 def draw_bots(n: int, days: int, seed: int) -> dict[str, list[list[Action]]]:
     "So many bots, the kinds in turn, and their sessions: an audience of a hundred people has one."
+    from rap_analyzer.product.audience import run_bots, to_events
+    from rap_analyzer.product.people import BOTS, draw_truth
     truth = draw_truth(n, days, seed)
     truth = replace(truth, listeners=truth.listeners.assign(bot=np.resize(BOTS, n), joined=0))
     return {k: s for k, s in split_sessions(to_events(run_bots(truth, days, seed), truth, seed)).items() if k}
@@ -247,6 +247,8 @@ class Watch:
 # %% ../../nbs/product/70_fraud.ipynb #6d7d0a58
 def make_reference(seed: int = 70, listeners: int = 600) -> Reference:  # synthetic
     "The reference that comes with the package."
+    from rap_analyzer.product.audience import simulate
+    from rap_analyzer.product.people import BOTS
     learn, choose = ([trace(s) for s in split_sessions(simulate(4, listeners, seed + i))[""]] for i in range(2))
     ref, bots = learn_people(learn), draw_bots(90, 1, seed)
     scores = [score_events(ref, trace(s)) for kind in BOTS for s in bots[kind]]
