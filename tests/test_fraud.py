@@ -7,7 +7,6 @@ import pytest
 
 from rap_analyzer.product.audience import simulate
 from rap_analyzer.product.fraud import (
-    BOTS,
     FEATURES,
     Costs,
     Trail,
@@ -24,6 +23,7 @@ from rap_analyzer.product.fraud import (
     weigh_thresholds,
     write_reference,
 )
+from rap_analyzer.product.people import BOTS
 
 @cache
 def people(seed): return tuple(trace(s) for s in split_sessions(simulate(3, 400, seed))[""])
