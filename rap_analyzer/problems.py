@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 from structlog.contextvars import get_contextvars
 
+from .core import make_printable
+
 # %% ../nbs/lab/73_problems.ipynb #c948553b
 PROBLEM, LONGEST = "application/problem+json", 500
 NAMES = {400: "bad-request", 401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed",
@@ -21,7 +23,7 @@ NAMES = {400: "bad-request", 401: "unauthenticated", 403: "forbidden", 404: "not
 
 def clean(text: str) -> str:
     "A text that can be printed, logged and encoded, whatever was quoted in it."
-    return "".join(c if c.isprintable() else "\ufffd" for c in text[:LONGEST])
+    return make_printable(text[:LONGEST])
 
 # %% ../nbs/lab/73_problems.ipynb #575020db
 class ErrorOut(BaseModel):

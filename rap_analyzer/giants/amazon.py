@@ -71,7 +71,7 @@ def make_session(
 
 # %% ../../nbs/giants/30_amazon.ipynb #77bf0abb
 class MarketplaceMLPlatform:
-    "Search with context, recommendations and a fraud score over one tenant. It lives as long as the service."
+    "Search with context, recommendations and a fraud score over one tenant; the ensemble lives as long as the service."
     def __init__(
         self, store: Store,  # its async pool must be open
         ensemble: Ensemble | None = None, ref: Reference | None = None,  # default: all sources; the package's reference

@@ -34,7 +34,7 @@ FOUND = 50  # tracks of an answer
 
 class MusicMarketplacePlatform:
     "Validate, analyse, search, event: a listener's action, in that order."
-    def __init__(self, store: Store):  # of one tenant; made once, not per request
+    def __init__(self, store: Store):  # of one tenant; it holds the connections
         self.store, self.events = store, Events(store)
 
     def process_user_action(

@@ -26,8 +26,9 @@ from unicodedata import category
 import numpy as np
 import pluggy
 
+from ..core import make_printable
 from .audio import Clip
-from .worker import WORKERS, Worker, WorkerError, describe_error, limit_memory, make_printable
+from .worker import WORKERS, Worker, WorkerError, describe_error, limit_memory
 
 # %% ../../nbs/analyzer/57_plugins.ipynb #eaa15ce2
 GROUP = "rap_analyzer.analyzers"  # the entry-point group where plugins are found

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_REPLY', 'ONE_THREAD', 'START_S', 'CHILD', 'WORKERS', 'MAX_MEMORY', 'Channel', 'receive', 'WorkerError', 'Worker',
-           'stop_workers', 'make_printable', 'describe_error', 'serve', 'limit_memory']
+           'stop_workers', 'describe_error', 'serve', 'limit_memory']
 
 # %% ../../nbs/analyzer/54_worker.ipynb #5a0c1e04
 import atexit
@@ -24,7 +24,7 @@ from pkgutil import resolve_name
 
 from fastcore.basics import patch
 
-from ..core import LabError
+from ..core import LabError, make_printable
 
 # %% ../../nbs/analyzer/54_worker.ipynb #d295f995
 MAX_REPLY = 4_000_000  # bytes
@@ -167,11 +167,6 @@ def stop_workers() -> None:
 atexit.register(stop_workers)
 
 # %% ../../nbs/analyzer/54_worker.ipynb #f38c048a
-def make_printable(text: str) -> str:
-    "A foreign text without control characters and halves of characters: it can be logged, sent and stored."
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
 def describe_error(error: BaseException) -> str:  # one line
     "What went wrong, for somebody who did not write it."
     if isinstance(error, SystemExit): return f"it called sys.exit({error.code!r:.40})"
