@@ -182,7 +182,8 @@ def test_a_shared_answer_is_dropped_when_the_last_who_waits_has_left(small):
     async def go():
         cache = Cache(small.lab, "left", wait_s=20)
         crowd = [asyncio.ensure_future(cache.aget_or("q", compute)) for _ in range(10)]
-        while not asked: await asyncio.sleep(0.01)
+        aboard = lambda: sum(t.aboard for t in cache._here().get("flights", {}).values())
+        while not asked or aboard() < 10: await asyncio.sleep(0.01)                    # else the tenth may still be on its way
         for task in crowd[:9]: task.cancel()
         await asyncio.sleep(0.1)
         went_on = not ended
