@@ -1,4 +1,4 @@
-"""Bidders in several processes compete for beats while they and the database are killed; what they were told against the tables."""
+"""Bidders, by function and over HTTP, compete while they, the API and the database are killed; their answers against the tables."""
 import json
 import os
 import random
@@ -9,20 +9,33 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
 from pathlib import Path
+
+import httpx
 
 from rap_analyzer.core import LabError
 from rap_analyzer.giants.auction import Bid, Refused, find_auction, open_auction, place_bid, settle_auction
 from rap_analyzer.lab import Lab
+from rap_analyzer.processes import find_free_port
 from rap_analyzer.product.events import Events
 from rap_analyzer.product.pipeline import MAKE_TRACKS
 from rap_analyzer.search.sessions import Query
 from rap_analyzer.search.store import Store, migrate
 from rap_analyzer.serve.stage import MARK
 from rap_analyzer.serve.supervisor import Child, Supervisor
+from rap_analyzer.web import wait_for
 
 TENANT, TRACKS, LISTENERS, AT_ONCE = "auction", 20, 50, 4
-VICTIMS = ("bidder", "bidder", "bidder", "database")
+VICTIMS = ("bidder", "bidder", "api", "database")
+API = """import sys
+from uvicorn import run
+from rap_analyzer.app import create_app
+from rap_analyzer.lab import Lab
+from rap_analyzer.search.store import Store
+run(create_app(Store(Lab(), sys.argv[2]), auth="open", cache_s=0), port=int(sys.argv[1]), log_level="warning")
+"""
 LIVE = "SELECT id FROM auctions WHERE closed_at IS NULL AND clock_timestamp() < ends_at"
 
 
@@ -38,29 +51,42 @@ def insist(do: Callable, wait_s: float = 60) -> object:
 
 # ---- a bidder, which is a process
 
-def bid(out: Path, number: int, seed: int) -> None:
-    "Bid for whatever is for sale, and note each promise; killed, sooner or later."
+def bid(out: Path, number: int, seed: int, port: int) -> None:
+    "Bid for whatever is for sale, and note each promise; killed, sooner or later. Three of four bid over HTTP."
     store, life, n = Store(Lab(), TENANT), secrets.token_hex(4), 0
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5)
+    place = partial(post_bid, client) if number % 4 else partial(place_bid, store)
     rng, file = random.Random(f"{seed} {number} {life}"), os.open(out, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     def note(**told: object) -> None: os.write(file, json.dumps(told).encode() + b"\n")           # one write: lines stay whole
     while True:
         n += 1
-        if live := insist(lambda: store.query(Query(LIVE))): offer(store, rng.choice(live)[0], f"{number}-{life}-{n}", rng, note)
+        live = insist(lambda: store.query(Query(LIVE)))
+        if live: offer(store, place, rng.choice(live)[0], f"{number}-{life}-{n}", rng, note)
         else: time.sleep(.02)
 
 
-def offer(store: Store, auction: str, name: str, rng: random.Random, note: Callable) -> None:
+def post_bid(client: httpx.Client, auction: str, name: str, bidder: int, amount: int) -> Bid:
+    "A bid over HTTP: Refused after a 409, LabError where there is no answer that counts."
+    asked = {"bid_id": name, "user_id": bidder, "amount": amount}
+    try: answer = client.post(f"/api/auctions/{auction}/bids", json=asked)
+    except httpx.HTTPError as e: raise LabError(f"no answer: {e}") from None
+    if answer.status_code == 409: raise Refused(answer.json()["detail"])
+    if answer.status_code != 201: raise LabError(f"{answer.status_code}: {answer.text:.200}")
+    return Bid(**answer.json() | {"placed_at": datetime.fromisoformat(answer.json()["placed_at"])})
+
+
+def offer(store: Store, place: Callable, auction: str, name: str, rng: random.Random, note: Callable) -> None:
     "One bid, sent until it is answered; one in twenty is sent again afterwards."
     seen = insist(lambda: find_auction(store, auction))
     asked = Bid(name, auction, rng.randrange(LISTENERS), seen.least + rng.choice((0, 0, 1, 5)))
-    send = lambda: place_bid(store, auction, name, asked.bidder, asked.amount)
+    send = lambda: place(auction, name, asked.bidder, asked.amount)
     try: taken = insist(send)
     except Refused:
         note(refused=name)
         found = insist(lambda: settle_auction(store, auction))
         if found.closed_at: note(winner=found.bid_id, auction=auction)
         return
-    note(bid=name, auction=auction, bidder=asked.bidder, amount=asked.amount)
+    note(bid=name, auction=auction, bidder=asked.bidder, amount=asked.amount, http=isinstance(place.args[0], httpx.Client))
     if rng.random() < .05 and insist(send) != taken: note(changed=name)
 
 
@@ -83,25 +109,24 @@ class Notes:
         return sum("bid" in t for t in self.told)
 
 
-def make_bidder(lab: Lab, notes: Notes, number: int, seed: int) -> tuple[Child, list[subprocess.Popen]]:
-    "A bidder under the supervisor, and its process."
+def make_child(lab: Lab, name: str, *words: object) -> tuple[Child, list[subprocess.Popen]]:
+    "A Python program under the supervisor, and its process; it ends by kill -9 only."
     held: list[subprocess.Popen] = []
     env = {**os.environ, "RAP_LAB_HOME": str(lab.home), MARK: str(lab.home), "PYTHONPATH": str(Path(__file__).parent)}
-    words = [sys.executable, "-c", "import sys; from _auction import bid, Path; bid(Path(sys.argv[1]), *map(int, sys.argv[2:]))"]
     def start() -> None:
-        log = open(lab.home / "bidders.log", "ab")  # noqa: SIM115 (the child writes to it as long as it lives)
-        held[:] = [subprocess.Popen([*words, str(notes.file), str(number), str(seed)], env=env, stderr=log)]
+        log = open(lab.home / f"{name}.log", "ab")  # noqa: SIM115 (the child writes to it as long as it lives)
+        held[:] = [subprocess.Popen([sys.executable, "-c", *map(str, words)], env=env, stdout=log, stderr=log)]
     def stop() -> None:
         for p in held: p.kill(), p.wait(10)
-    return Child(f"bidder-{number}", start, lambda: bool(held) and held[0].poll() is None, stop), held
+    return Child(name, start, lambda: bool(held) and held[0].poll() is None, stop), held
 
 
-def kill(lab: Lab, crew: Sequence[list[subprocess.Popen]], part: str, rng: random.Random) -> None:
-    "kill -9: a bidder that lives, or the whole database."
+def kill(lab: Lab, crew: Sequence[list], api: Callable[[], list[subprocess.Popen]], part: str, rng: random.Random) -> None:
+    "kill -9: a bidder that lives, the service once it answers, or the whole database."
     if part == "bidder":
         while not (alive := [held[0] for held in crew if held and held[0].poll() is None]): time.sleep(.02)
         return rng.choice(alive).kill()
-    while not (found := lab.postgres.processes()): time.sleep(.02)
+    while not (found := api() if part == "api" else lab.postgres.processes()): time.sleep(.02)
     for p in found: p.kill()
 
 
@@ -112,10 +137,15 @@ def hold(lab: Lab, bids: int = 10_000, kills: int = 20, bidders: int = 4, seed: 
     store, rng, notes, ended = Store(lab, TENANT).register(), random.Random(seed), Notes(lab.home / "told.jsonl"), threading.Event()
     store.query(Query(MAKE_TRACKS, (TRACKS - 1,)))
     Events(store).register(range(LISTENERS))
-    crew = [make_bidder(lab, notes, n, seed) for n in range(bidders)]
+    port, program = find_free_port(), "import sys; from _auction import bid, Path; bid(Path(sys.argv[1]), *map(int, sys.argv[2:]))"
+    crew = [make_child(lab, f"bidder-{n}", program, notes.file, n, seed, port) for n in range(bidders)]
+    service, api = make_child(lab, "api", API, port, TENANT)
+    def answering() -> list[subprocess.Popen]: return wait_for(f"http://127.0.0.1:{port}/health/live", 60) or api
     database = Child("postgres", lab.up, lambda: lab.postgres.postmaster() is not None)
-    keeper = threading.Thread(target=Supervisor([database, *(child for child, _ in crew)]).run, args=(ended, .05), daemon=True)
+    children = [database, service, *(child for child, _ in crew)]
+    keeper = threading.Thread(target=Supervisor(children).run, args=(ended, .05), daemon=True)
     keeper.start()
+    answering()
     moments, killed, order = sorted(rng.sample(range(bids // 20, bids - bids // 20), kills)), Counter(), []
     ends: dict[str, float] = {}
     began, limit = time.monotonic(), time.monotonic() + 120 + bids / 10
@@ -129,7 +159,7 @@ def hold(lab: Lab, bids: int = 10_000, kills: int = 20, bidders: int = 4, seed: 
             if moments and acked >= moments[0]:
                 moments.pop(0)
                 order = order or rng.sample(VICTIMS, len(VICTIMS))
-                kill(lab, [held for _, held in crew], part := order.pop(), rng)
+                kill(lab, [held for _, held in crew], answering, part := order.pop(), rng)
                 killed[part] += 1
                 each(part, acked)
             time.sleep(.01)
@@ -169,11 +199,13 @@ def judge(store: Store, told: Sequence[dict]) -> dict:
         double += winners.get(name, set()) != {top[2]}
     return {"acknowledged": len(acked), "auctions": len(lots), "lost": sum(stored.get(b) != what for b, what in acked.items()),
             "changed": sum("changed" in t for t in told), "broken": broken, "late": late, "double": double,
-            "refused": sum("refused" in t for t in told), "unanswered": len(stored) - len(acked)}
+            "refused": sum("refused" in t for t in told), "unanswered": len(stored) - len(acked),
+            "over_http": sum(t.get("http", False) for t in told)}
 
 
 def held(found: dict, bids: int, kills: int) -> bool:
     "Whether the promises were kept, under as many bids and kills as were asked for."
     whole = not any(found[k] for k in ("lost", "changed", "broken", "late", "double"))
     killed = found["kills"]
-    return whole and found["acknowledged"] >= bids and sum(killed.values()) == kills and killed.get("database", 0) > 0
+    everywhere = all(killed.get(part) for part in VICTIMS) and sum(killed.values()) == kills
+    return whole and everywhere and found["acknowledged"] >= bids and found["over_http"] > 0

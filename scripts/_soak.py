@@ -13,7 +13,7 @@
   members in three audiences; wants a quiet machine.
 - `scripts/soak deploy` migrates and replaces the service, again and again, while fifty requests arrive per second.
 - `scripts/soak tenants` lets one tenant try ten thousand times to reach another's data over HTTP, while the other one works.
-- `scripts/soak auction` kills bidders and database twenty times during ten thousand acknowledged bids.
+- `scripts/soak auction` kills bidders, API and database twenty times during ten thousand acknowledged bids.
 - `scripts/soak neighbour` lets one tenant ask for ten times its quota, and compares the others' waits with those without it; wants
   a quiet machine.
 - `scripts/soak contract` asks each operation two hundred times, within its schema and beyond it, and five thousand documents
@@ -274,7 +274,7 @@ def soak_decisions(params: dict) -> dict:
 
 
 def soak_auction(params: dict) -> dict:
-    "Kill bidders and database while beats are sold: no acknowledged bid is lost, and each beat has one buyer."
+    "Kill bidders, the API and the database while beats are sold: no acknowledged bid is lost, and each beat has one buyer."
     from rap_analyzer.lab import Lab
     from rap_analyzer.serve.stage import scratch
     asked = {k: v for k, v in params.items() if k in OPTIONS["auction"]}
