@@ -18,7 +18,7 @@ from .core import settings
 from .decide import log_routes
 from .decide import routes as decide
 from .decide.words import choose_words
-from .giants import amazon_routes, artists_routes, auction_routes, ebay_routes
+from .giants import amazon_routes, artists_routes, artwork_routes, auction_routes, ebay_routes
 from .library import routes as library
 from .music.catalog import MODEL_ID
 from .platform import contract, export, graphql, home_page, identity, infrastructure, page, tokens, track_page, usage
@@ -85,7 +85,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 # %% ../nbs/assembly/70_app.ipynb #76ff4e6a
 ROOMS = (search, library, serve, product, strategy_routes, trend_routes, recommend, home_routes, playlist_routes, model_routes,
          tokens, identity, usage, platform, infrastructure, plugins, decide, log_routes, auction_routes, ebay_routes, page,
-         home_page, track_page, export, graphql, amazon_routes, artists_routes, contract)
+         home_page, track_page, export, graphql, amazon_routes, artists_routes, artwork_routes, contract)
 
 
 def create_app(
@@ -97,7 +97,7 @@ def create_app(
 ) -> FastAPI:  # needs a server that runs its lifespan, such as uvicorn
     "The web service: its store's tenant is the one of requests without a key, where those are let in."
     app = FastAPI(title="rap-analyzer", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.given, app.state.metrics, app.state.guard = store, Metrics(), Guard(auth)
+    app.state.given, app.state.metrics, app.state.guard, app.state.artwork = store, Metrics(), Guard(auth), artwork_routes.Artwork()
     app.state.flag_metrics, app.state.words = FlagMetrics(app.state.metrics), choose_words(settings().search.engine)
     app.state.usage, app.state.cache_s = Usage(), settings().api.cache_s if cache_s is None else cache_s
     app.state.metrics.observers.append(app.state.usage.count)

@@ -1,27 +1,40 @@
 """Netflix's composition: covers by taste, a thousand experiments at once, and a home page that says what it lacks."""
 
 import asyncio
+import re
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
-from helpers import own_database
+from helpers import own_database, until
 from scipy import stats
 from typer.testing import CliRunner
 
+from rap_analyzer.app import create_app
 from rap_analyzer.cli import app as commands
 from rap_analyzer.core import LabError
-from rap_analyzer.giants import artwork, netflix
-from rap_analyzer.giants.artwork import VARIANTS, choose_covers, draw_variant, find_group, record_covers
+from rap_analyzer.giants import artwork, artwork_routes, netflix
+from rap_analyzer.giants.artwork import choose_covers, find_group, record_covers
 from rap_analyzer.giants.netflix import MusicStreamingPlatform, assign_many, compare_all, false_discovery
+from rap_analyzer.giants.scenes import VARIANTS, draw_variant
 from rap_analyzer.music import catalog
+from rap_analyzer.platform.cover import draw_cover
 from rap_analyzer.platform.layout import LAYOUTS
+from rap_analyzer.product.actions import make_event
 from rap_analyzer.product.assignment import Experiment, assign
 from rap_analyzer.product.audience import simulate
 from rap_analyzer.product.bandits import Bandit, play
+from rap_analyzer.product.events import Events
 from rap_analyzer.product.shelves import best_arms
 from rap_analyzer.recommend import candidates, live
 from rap_analyzer.recommend.rehearsal import load_audience
-from rap_analyzer.search.store import Store
+from rap_analyzer.search.index import build
+from rap_analyzer.search.sessions import Query
+from rap_analyzer.search.store import Store, fill
+from rap_analyzer.web import serving
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
@@ -49,7 +62,7 @@ def crowd(lab):
 def test_four_covers_of_a_track_differ_and_stay_as_they_are():
     for t in catalog.tracks(0, 20):
         drawn = [draw_variant(t, v) for v in VARIANTS]
-        assert len(set(drawn)) == 4 and drawn == [draw_variant(t, v) for v in VARIANTS]
+        assert len({*drawn, draw_cover(t)}) == 5 and drawn == [draw_variant(t, v) for v in VARIANTS]
     with pytest.raises(ValueError, match="one of bright, dark, sun, speakers, got 'kitten'"): draw_variant(t, "kitten")
 
 
@@ -152,3 +165,110 @@ def test_the_command(crowd, monkeypatch):
     monkeypatch.setattr("rap_analyzer.search.store.default_store", lambda: crowd)
     done = CliRunner().invoke(commands, ["giants", "netflix"])
     assert done.exit_code == 0 and "layout" in done.output and "covers" in done.output, done.output
+
+
+# ---- covers on the page, over HTTP
+
+COVERS = r'href="/tracks/([0-9]+)\?cover=(cover-([a-z]+)-[0-9a-f]{16})"><svg.*?</svg>'
+
+
+@pytest.fixture(scope="module")
+def served(lab):
+    with own_database(lab, "test_artwork") as own:
+        store = fill(Store(own, "covers"), 200)
+        build("hnsw_halfvec", store)
+        Events(store).register([1, 2])
+        with serving(create_app(store)) as url:
+            def home(who, **heads): return httpx.get(url, headers={"cookie": f"listener={who}", **heads}).text
+            def covers(who): return {int(t): (x, v) for t, x, v in re.findall(COVERS, home(who))}
+            until(lambda: covers(2))                                                     # the first page loads the libraries
+            yield SimpleNamespace(store=store, url=url, home=home, covers=covers)
+        store.forget()
+
+
+def tell(served, exposure, action="play", who=1, track=None, **more):
+    body = {"event_id": f"{exposure}-{action}", "user_id": who, "action": action, "track_id": track, **more}
+    return httpx.post(f"{served.url}/api/track_action", json=body)
+
+
+def earned(served):
+    covers = httpx.get(f"{served.url}/api/artwork").json()["covers"]
+    return {key: sum(c[key] for c in covers) for key in ("shown", "clicked", "kept")}
+
+
+def test_the_page_shows_what_was_chosen_and_keeps_it_for_the_day(served):
+    first = served.covers(1)
+    assert len(first) >= 8 and first == served.covers(1)
+    known = {t.id: t for t in served.store.tracks(list(first))}
+    text = served.home(1)
+    for track, (_, variant) in first.items(): assert draw_variant(known[track], variant) in text
+    log = served.store.query(Query("SELECT track_id, exposure_id, variant, propensity FROM cover_exposures WHERE listener_id = 1"))
+    assert {t: (x, v) for t, x, v, _ in log} == first and all(0 < p <= 1 for *_, p in log)
+    with ThreadPoolExecutor(6) as many:                                                  # the first to write decides for all
+        served.store.query(Query("DELETE FROM cover_exposures WHERE listener_id = 1 RETURNING 1"))
+        at_once = list(many.map(served.covers, [1] * 6))
+    final = served.covers(1)
+    assert all(set(some.items()) <= set(final.items()) for some in at_once) and len(final) == len(first)
+
+
+def test_a_reward_counts_once_and_a_forged_one_never(served):
+    (track, (exposure, _)), (other, (second, _)) = list(served.covers(1).items())[:2]
+    theirs = next(x for t, (x, _) in served.covers(2).items() if t != track)
+    before = earned(served)
+    assert tell(served, exposure, "click", track=track).status_code == 200
+    assert (earned(served)["clicked"], earned(served)["kept"]) == (before["clicked"] + 1, before["kept"])
+    at = datetime.now(UTC).isoformat()
+    for _ in range(2): assert tell(served, exposure, track=track, time=at).status_code == 200
+    assert tell(served, exposure, track=track, time=(datetime.now(UTC) - timedelta(hours=1)).isoformat()).status_code == 409
+    now = {**before, "clicked": before["clicked"] + 1, "kept": before["kept"] + 1}
+    assert earned(served) == now
+    for fake, who, t in (("cover-dark-0123456789abcdef", 1, track), (second, 2, other), (second + "x", 1, other)):
+        assert tell(served, fake, who=who, track=t).status_code == 200                    # an event like any other
+    assert tell(served, theirs, who=2, track=track).status_code == 200                      # for another track
+    assert earned(served) == now
+    assert served.store.query(Query("SELECT count(*)::int FROM outbox WHERE event_id = %s", (f"{exposure}-play",))) == [(1,)]
+    tell(served, exposure, "skip", track=track)                                          # a play that was skipped earns nothing
+    assert earned(served)["kept"] == before["kept"]
+
+
+def test_the_track_page_takes_an_exposure_from_its_own_listener_alone(served):
+    (track, (exposure, variant)), (_, (other, _)), *_ = served.covers(1).items()
+    def shown(who, said, t=track): return httpx.get(f"{served.url}/tracks/{t}?cover={said}", headers={"cookie": f"listener={who}"})
+    mine, (t,) = shown(1, exposure), served.store.tracks([track])
+    assert f'data-cover="{exposure}"' in mine.text and draw_variant(t, variant) in mine.text
+    for who, said in ((2, exposure), (1, other), (1, "cover-dark-0123456789abcdef"), (1, '"><b>'), (1, "cover-kitten-" + "0" * 16)):
+        page = shown(who, said)
+        assert page.status_code == 200 and 'data-cover=""' in page.text and draw_cover(t) in page.text, said
+
+
+def test_another_tenants_exposure_counts_for_nobody(served):
+    track, (exposure, _) = next(iter(served.covers(1).items()))
+    other = fill(Store(served.store.lab, "covers-other"), 200)
+    Events(other).register([1])
+    before = earned(served)
+    Events(other).track(make_event(1, "save", track, f"{exposure}-save"), False)
+    day = datetime.now(UTC).date()
+    assert other.query(Query(artwork_routes.EARNED, (day, day))) == [] and earned(served) == before
+    assert other.query(Query(artwork_routes.FIND, (exposure, 1, track))) == []
+    other.forget()
+
+
+def test_the_bandit_learns_what_the_page_was_told(served):
+    rows = [artwork_routes.Earned(0, v, 400, 0, 200 if v == "sun" else 20) for v in VARIANTS]
+    likely = artwork_routes.teach_bandit(rows).propensities(np.array([0, 1]))
+    assert likely[0][list(VARIANTS).index("sun")] > .9 and likely[1].max() < .5             # another taste has seen none of it
+    assert np.allclose(artwork_routes.teach_bandit([]).propensities(np.array([2])), .25, atol=.12)
+
+
+def test_without_the_choice_each_cover_is_plain_and_the_page_complete(served):
+    tracks = lambda text: re.findall(r'<li><a href="/tracks/([0-9]+)', text)
+    with_covers = served.home(1)
+    for plain in (served.home(10**9), served.home(1, **{"sec-purpose": "prefetch"}), httpx.get(served.url).text):
+        assert "?cover=" not in plain and len(tracks(plain)) >= 8
+    con = served.store.admin()
+    with con.transaction():
+        con.execute("LOCK TABLE cover_exposures IN ACCESS EXCLUSIVE MODE")
+        held = served.home(1)
+    con.close()
+    assert "?cover=" not in held and tracks(held) == tracks(with_covers)
+    until(lambda: served.covers(1))                                                      # and they come back by themselves

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Take', 'SHAPES', 'FIFTHS', 'draw_rings', 'draw_triangles', 'draw_slashes', 'draw_sun', 'draw_arcs', 'draw_columns',
-           'Cover', 'find_hue', 'name_color', 'draw_cover']
+           'Cover', 'find_hue', 'name_color', 'make_take', 'frame_cover', 'draw_cover', 'Chosen']
 
 # %% ../../nbs/platform/28_cover.ipynb #447e5196
 from collections.abc import Callable
 from colorsys import hls_to_rgb
 from hashlib import shake_256
 from html import escape
+from typing import NamedTuple
 
 from ..music.catalog import Track
 
@@ -78,22 +79,38 @@ def name_color(hue: int, light: float, strong: float) -> str:  # such as #8a2b1f
     return "#" + "".join(f"{round(255 * part):02x}" for part in hls_to_rgb((8 + 30 * hue) % 360 / 360, light, strong))
 
 
-def draw_cover(
-    t: Track,  # its genre, key and tempo may be unknown
-    label: str = "",  # what a screen reader says; empty: it is decoration
-) -> Cover:  # about a kilobyte; the same for the same track, everywhere
-    "The cover of a track."
-    seed = f"{t.id}|{t.genres[:1]}|{t.bpm and round(t.bpm)}|{t.key}"
+def make_take(seed: str) -> Take:
+    "Numbers drawn from the hash of a text: the same ones everywhere."
     draws = int.from_bytes(shake_256(seed.encode()).digest(128), "big")
     def take(k: int) -> int:
         nonlocal draws
         draws, got = divmod(draws, k)
         return got
+    return take
+
+
+def frame_cover(body: str, label: str = "") -> Cover:  # body: SVG in a square of 100 by 100; label: as for `draw_cover`
+    "A drawing as an image."
+    said = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
+    return Cover(f'<svg xmlns="http://www.w3.org/2000/svg" class="cover" viewBox="0 0 100 100" width="160" height="160" {said}>'
+                 f'{body}</svg>')
+
+# %% ../../nbs/platform/28_cover.ipynb #e99be601
+def draw_cover(
+    t: Track,  # its genre, key and tempo may be unknown
+    label: str = "",  # what a screen reader says; empty: it is decoration
+) -> Cover:  # about a kilobyte; the same for the same track, everywhere
+    "The cover of a track."
+    take = make_take(f"{t.id}|{t.genres[:1]}|{t.bpm and round(t.bpm)}|{t.key}")
     hue, night, n = find_hue(t), "major" not in (t.key or ""), max(3, min(8, round((t.bpm or 90) / 20)))
     paper, ink = name_color(hue, .17 if night else .87, .5), name_color(hue, .9 if night else .22, .45)
     disc, x, y, r = name_color(hue + (1, 5, 6, 11)[take(4)], .55, .72), take(100), take(100), 18 + take(30)
     shape = SHAPES.get(t.genres[0] if t.genres else "", draw_arcs)(take, n)
-    said = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
-    return Cover(f'<svg xmlns="http://www.w3.org/2000/svg" class="cover" viewBox="0 0 100 100" width="160" height="160" {said}>'
-                 f'<path fill="{paper}" d="M0 0h100v100H0z"/><circle cx="{x}" cy="{y}" r="{r}" fill="{disc}"/>'
-                 f'<path fill="{ink}" fill-rule="evenodd" d="{shape}"/></svg>')
+    return frame_cover(f'<path fill="{paper}" d="M0 0h100v100H0z"/><circle cx="{x}" cy="{y}" r="{r}" fill="{disc}"/>'
+                       f'<path fill="{ink}" fill-rule="evenodd" d="{shape}"/>', label)
+
+
+class Chosen(NamedTuple):
+    "A cover that was chosen for one listener, and the id of that exposure."
+    cover: Cover
+    exposure: str

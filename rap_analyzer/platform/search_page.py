@@ -23,7 +23,7 @@ from ..music.catalog import Track
 from ..search.index import Hit
 from ..search.routes import HitOut, SearchQuery, SimilarQuery, fetch_tracks, search_tracks, similar_tracks
 from ..web import wait_at_most
-from .cover import Cover, draw_cover
+from .cover import Chosen, Cover, draw_cover
 from .page import Hood, answer_page, phrase, read_language
 
 router = APIRouter()
@@ -37,11 +37,12 @@ class Tile(NamedTuple):
     why: str
     score: float
     cover: Cover
+    exposure: str = ""  # of a cover that was chosen for the listener
 
 
-def make_tile(t: Track, h: Hit | HitOut) -> Tile:
-    "A track that was found, with its cover."
-    return Tile(t.id, t.title, t.artist, h.why, h.score, draw_cover(t))
+def make_tile(t: Track, h: Hit | HitOut, chosen: Chosen | None = None) -> Tile:
+    "A track that was found, with its cover, or the one that was chosen."
+    return Tile(t.id, t.title, t.artist, h.why, h.score, *(chosen or (draw_cover(t), "")))
 
 
 async def find_tiles(request: Request, hits: Sequence[Hit | HitOut]) -> list[Tile]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rap_analyzer.serve.routed import Routed
 
 # %% ../../nbs/platform/15_tenants.ipynb #01788993
-SHARED = "metrics", "flag_metrics", "flags", "cache", "cache_s", "doors", "guard", "issuer", "words"  # what all tenants share
+SHARED = "metrics", "flag_metrics", "flags", "cache", "cache_s", "doors", "guard", "issuer", "words", "artwork"  # of all tenants
 
 
 class TenantApp:

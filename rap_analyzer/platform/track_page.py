@@ -11,17 +11,18 @@ import json
 import secrets
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Request
+from fastapi import Query as Parameters
 from fastapi.responses import HTMLResponse, Response
 
 from ..music.catalog import Track
 from ..search.routes import SimilarQuery, TrackId, fetch_tracks, similar_tracks
-from .cover import Cover, draw_cover, find_hue
+from .cover import Chosen, Cover, draw_cover, find_hue
 from .heard import Findings, find_track, read_heard
 from .heard import router as heard_router
-from .home_page import COOKIE, LARGEST, find_listener
+from .home_page import COOKIE, LARGEST, find_chosen, find_listener
 from .mix_page import router as mix_router
 from .page import Hood, answer_page, load_words, phrase, read_language, say_sorry
 from .search_page import Tile, ask_briefly, find_tiles
@@ -42,11 +43,11 @@ class TrackCard(NamedTuple):
     hue: int
 
 
-def show_track(t: Track, language: str = "en") -> TrackCard:
+def show_track(t: Track, language: str = "en", cover: Cover | None = None) -> TrackCard:  # cover: in place of the plain one
     "What is known of a track; what is not known is left out."
     bpm = [phrase("track.bpm", language, bpm=f"{t.bpm:.0f}")] if t.bpm else []
     facts = [*t.genres[:1], *([str(t.year)] if t.year else []), *bpm, *([t.key] if t.key else [])]
-    return TrackCard(t.id, t.title, t.artist, facts, draw_cover(t), find_hue(t))
+    return TrackCard(t.id, t.title, t.artist, facts, cover or draw_cover(t), find_hue(t))
 
 
 def script_words(language: str = "en") -> dict[str, str]:  # by name, without what stands before the dot
@@ -59,15 +60,16 @@ YEAR_S = 31_536_000
 
 def make_track_page(
     t: Track, request: Request | None = None, near: Sequence[Tile] = (), heard: Findings | None = None,
-    hood: Hood | None = None, listener: int = 0,
+    hood: Hood | None = None, listener: int = 0, chosen: Chosen | None = None,  # the cover that led here
 ) -> HTMLResponse:
     "The page of one track; what it shows of a title stays text."
     language = read_language(request)
     heard = heard or Findings()
     beats = phrase("track.beats_heard" if heard.beats else "track.beats_known", language) if heard.beats or t.bpm else ""
     near = [n._replace(score=phrase("similar.score", language, score=f"{n.score:.0%}")) for n in near]
-    return answer_page("track.html", request, hood=hood, x=show_track(t, language), near=near, heard=heard, beats=beats,
-                       listener=listener, words=json.dumps(script_words(language)))
+    card = show_track(t, language, chosen and chosen.cover)
+    return answer_page("track.html", request, hood=hood, x=card, near=near, heard=heard, beats=beats, listener=listener,
+                       exposure=chosen.exposure if chosen else "", words=json.dumps(script_words(language)))
 
 
 async def find_similar_tiles(request: Request, track_id: int, k: int = 6) -> list[Tile]:
@@ -83,7 +85,7 @@ async def track_cover(request: Request, track_id: TrackId) -> Response:
 
 # %% ../../nbs/platform/40_track_page.ipynb #9320d6e6
 @router.get("/tracks/{track_id}", include_in_schema=False)
-async def track_page(request: Request, track_id: TrackId) -> HTMLResponse:
+async def track_page(request: Request, track_id: TrackId, cover: Annotated[str, Parameters(max_length=64)] = "") -> HTMLResponse:
     "A page to listen to a track, to save it, and to go on from there."
     hood, language = Hood(), read_language(request)
     with hood.part("track"): found = await ask_briefly(fetch_tracks(request, [track_id]), 4)
@@ -96,7 +98,8 @@ async def track_page(request: Request, track_id: TrackId) -> HTMLResponse:
     with hood.part("analysis"): heard = await ask_briefly(read_heard(request, found[0], language))
     listener = find_listener(request)
     mine = secrets.randbelow(LARGEST) if listener is None else listener
-    answer = make_track_page(found[0], request, near or [], heard, hood, mine)
+    chosen = await find_chosen(request, listener, found[0], cover)
+    answer = make_track_page(found[0], request, near or [], heard, hood, mine, chosen)
     how = {"max_age": YEAR_S, "httponly": True, "samesite": "lax", "secure": request.url.scheme == "https"}
     if listener is None: answer.set_cookie(COOKIE, str(mine), **how)
     return answer

@@ -38,11 +38,13 @@ class Bandit:
         share = (draws.argmax(0)[:, :, None] == np.arange(len(self.arms))).mean(0)
         return (FLOOR + (1 - FLOOR * len(self.arms)) * share)[at]
 
-    def learn(self, cell: np.ndarray, arm: np.ndarray, reward: np.ndarray) -> None:  # reward: 0 or 1
+    def learn(
+        self, cell: np.ndarray, arm: np.ndarray, reward: np.ndarray,  # reward: 0 or 1
+        times: np.ndarray | None = None) -> None:  # how often each of them happened; default: once
         "Update the posteriors with what came of a batch."
         if not np.isin(reward, (0, 1)).all(): raise ValueError("expected rewards of 0 or 1")
-        X = (cell if self.context else np.zeros_like(cell))[:, None]
-        for i in np.unique(arm): self.agent.arms[i].update(X[arm == i], reward[arm == i].astype(int))
+        X, w = (cell if self.context else np.zeros_like(cell))[:, None], np.ones(len(arm)) if times is None else times
+        for i in np.unique(arm): self.agent.arms[i].update(X[arm == i], reward[arm == i].astype(int), w[arm == i])
 
 # %% ../../nbs/product/59_bandits.ipynb #cf9476b9
 class Split:

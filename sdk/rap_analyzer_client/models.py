@@ -80,6 +80,11 @@ class ArtistTrack(Base):
     saves: int
 
 
+class Artwork(Base):
+    "What covers have earned in the last four weeks."
+    covers: list[Cover]
+
+
 class AssignIn(Base):
     "Who is exposed."
     user_id: str | int
@@ -171,6 +176,19 @@ class Counts(Base):
     counts: dict[str, int]
     source: str
     "counters; or database, where there are none"
+
+
+class Cover(Base):
+    "One cover, among listeners of one taste."
+    moods: list[str]
+    "what these listeners like most; unknown tastes are in the first group"
+    cover: str
+    shown: int
+    "once per listener, track and day"
+    clicked: int
+    "led to anything at all"
+    kept: int
+    "a play that was not skipped, or a save: what the bandit learns from"
 
 
 class Error(Base):
@@ -828,6 +846,7 @@ OPERATIONS: dict[str, Any] = {
     "POST /api/analyze_system": System,
     "GET /api/analyzers": list[Analyzer],
     "GET /api/artists/{artist}/insights": Insights,
+    "GET /api/artwork": Artwork,
     "POST /api/auctions": Auction,
     "GET /api/auctions/{auction_id}": Auction,
     "POST /api/auctions/{auction_id}/bids": Bid,

@@ -13,18 +13,24 @@ async function send(method, path, body) {
                                  body: body && JSON.stringify(body)}).catch(() => null);
     if (r && r.status < 500 && r.status !== 429) {
       if (r.ok) return await r.json();
-      throw new Error((await r.json()).error); }
+      throw Object.assign(new Error((await r.json()).error), {status: r.status}); }
     if (!left) throw new Error(words[r ? "busy" : "away"]);
     await wait(400 * 2 ** (4 - left) * (.5 + Math.random())); }
 }
 let known = null;
 const register = () => known ??= send("PUT", "/api/listeners/" + listener).catch(e => { known = null; throw e });
-function event(action, id, position) {
-  const event_id = "page-" + random().toString(36) + "-" + random().toString(36);
+const fresh = () => "page-" + random().toString(36) + "-" + random().toString(36);
+function event(action, id, position) {  // the first of its kind on the track that a chosen cover led to carries the exposure
+  const event_id = about.cover && id === track && !position ? about.cover + "-" + action : fresh();
   const body = {event_id, user_id: listener, action, track_id: id, session_id: session, time: new Date().toISOString()};
   return position ? {...body, position} : body; }
 async function accept(e) {
-  await register(); await send("POST", "/api/track_action", e);
+  await register();
+  try { await send("POST", "/api/track_action", e) } catch (err) {
+    if (err.status !== 409 || !about.cover || !e.event_id.startsWith(about.cover)) throw err;
+    if (e.action === "click") return;  // it is known, from another tab
+    e.event_id = fresh();  // a second play is an event of its own, and earns the cover nothing
+    await send("POST", "/api/track_action", e); }
   at("#sent").append(make("li", say("accepted", {action: e.action, id: e.track_id}))); }
 const note = (action, id, position) => accept(event(action, id, position));
 let save = null, play = null, played = false;  // until it is accepted, a second press sends the same event
@@ -50,3 +56,4 @@ async function next() {
   } catch (err) { if (!at("#next").children.length) at("#order").textContent = say("no_next", {why: err.message}) }
 }
 next();
+if (about.cover) accept({...event("click", track), time: undefined}).catch(() => {});  // without a time: a reload is the same click
