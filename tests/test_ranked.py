@@ -211,6 +211,22 @@ def test_a_page_that_a_model_was_too_late_for_is_not_kept(crowd, models, monkeyp
         assert get()["ordered_by"] == "ranker 1"                         # what the model ordered is kept
 
 
+def test_a_page_without_one_of_its_sources_is_not_kept(crowd, monkeypatch):
+    call, down = candidates.Sources._call, set()
+    async def may_fail(self, name, asked):
+        if name in down: raise LabError("its server is away")
+        return await call(self, name, asked)
+    monkeypatch.setattr(candidates.Sources, "_call", may_fail)
+    with serving(create_app(crowd, cache_s=600)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        def get(): return client.get("/api/recommend", params={"user_id": crowd.busy[4], "k": 7}).json()["missing"]
+        down.add("popular")
+        assert get() == ["popular"]
+        down.clear()
+        assert get() == []
+        down.add("popular")
+        assert get() == []                                               # what was whole is kept
+
+
 def test_a_model_that_fails(crowd, models):
     models.promote("ranker", 1)
     def broken(judge):

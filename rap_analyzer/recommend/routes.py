@@ -150,9 +150,9 @@ async def find_known(request: Request, asked: RecommendQuery) -> tuple[Asked, li
 
 # %% ../../nbs/recommending/90_routes.ipynb #e1659fec
 class Makeshift(Exception):
-    "A page that a model was too late for: it is answered, and no cache keeps it in the name of the model."
+    "A page that lacks a source, or the model's order: it is answered, and no cache keeps it as the page of the next minutes."
     def __init__(self, page: "RecommendOut"):
-        super().__init__("the model was too late")
+        super().__init__("a source or the model was too late or down")
         self.page = page
 
 # %% ../../nbs/recommending/90_routes.ipynb #03e408bf
@@ -175,7 +175,7 @@ async def recommend_tracks(request: Request, asked: Annotated[RecommendQuery, Qu
         hits = [RecommendedOut(**h.model_dump(), shares=s, analyzers=a) for h, s, a in of]
         out = RecommendOut(user_id=asked.user_id, k=asked.k, order=order, hits=hits, note=note, missing=list(page.missing),
                            ordered_by=page.by)
-        if page.late: raise Makeshift(out)
+        if page.late or page.missing: raise Makeshift(out)
         return out
     try: return await answer_from_cache(request, decided, RecommendOut, answer)
     except Makeshift as e: return e.page
