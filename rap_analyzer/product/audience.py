@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Policy', 'COLUMNS', 'Context', 'popularity', 'check_ranked', 'Platform', 'sigmoid', 'find_activity', 'interest',
-           'Sessions', 'wait', 'open_page', 'react', 'hear', 'step', 'finish', 'run_day', 'run_bots', 'to_events',
-           'simulate']
+           'Sessions', 'wait', 'open_page', 'react', 'hear', 'step', 'next_mood', 'leave_chance', 'finish', 'run_day',
+           'run_bots', 'to_events', 'simulate']
 
 # %% ../../nbs/product/15_audience.ipynb #93c5bfd1
 from collections.abc import Callable, Mapping
@@ -232,13 +232,22 @@ def step(s: Sessions) -> None:
     s.who = w[stays & (u[:, 18] < sigmoid(p.stay[w] - .35 * s.streak[w] - .4 * ~plays))]
 
 # %% ../../nbs/product/15_audience.ipynb #d4266945
+def next_mood(mood: np.ndarray, good: np.ndarray | float, bad: np.ndarray | float) -> np.ndarray:
+    "What is left of a mood after a session with so much that was good, and so much that was bad."
+    return .7 * mood + .6 * np.clip((good - bad) / (1 + good + bad) - .2, -1, 1)
+
+
+def leave_chance(mood: np.ndarray) -> np.ndarray:
+    "How likely a session was the last."
+    return .004 * np.exp(-1.5 * mood)
+
+
 def finish(s: Sessions) -> None:
     "A good session makes the next one likelier, a bad one less likely, or the last."
     w, p = s.all, s.p
-    score = np.clip((s.good[w] - s.bad[w]) / (1 + s.good[w] + s.bad[w]) - .2, -1, 1)
-    p.mood[w] = .7 * p.mood[w] + .6 * score
+    p.mood[w] = next_mood(p.mood[w], s.good[w], s.bad[w])
     p.free[w] = s.ms[w] + 600_000
-    p.gone[w] |= s.luck[w] < .004 * np.exp(-1.5 * p.mood[w])
+    p.gone[w] |= s.luck[w] < leave_chance(p.mood[w])
 
 # %% ../../nbs/product/15_audience.ipynb #feecb0f5
 def run_day(
