@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'LabError', 'make_printable', 'Section', 'LabSection', 'CatalogSection', 'SearchSection',
-           'PostgresSection', 'ValkeySection', 'ApiSection', 'SystemsSection', 'EventsSection', 'JupyterSection',
-           'Settings', 'describe_allowed', 'read_settings', 'find_settings', 'settings', 'shell_command', 'progress']
+           'PostgresSection', 'ValkeySection', 'ApiSection', 'SystemsSection', 'EventsSection', 'WorkerSection',
+           'JupyterSection', 'Settings', 'describe_allowed', 'read_settings', 'find_settings', 'settings',
+           'shell_command', 'progress']
 
 # %% ../nbs/lab/10_core.ipynb #716ede04
 import configparser
@@ -104,6 +105,11 @@ class EventsSection(Section):
     "What carries events: Valkey Streams, or Kafka at this address (host:port, several with commas)."
     kafka: str = Field("", pattern=r"^[A-Za-z0-9.,:_-]*$")
 
+# %% ../nbs/lab/10_core.ipynb #2081b0c0
+class WorkerSection(Section):
+    "Which analyzers have a queue and workers of their own (names with spaces between; empty: one job does all five)."
+    own_queues: str = Field("", pattern=r"^[a-z ]*$")
+
 
 class JupyterSection(Section):
     "JupyterLab's port on the loopback interface."
@@ -122,6 +128,7 @@ class Settings(BaseModel):
     api: ApiSection = ApiSection()
     systems: SystemsSection = SystemsSection()
     events: EventsSection = EventsSection()
+    worker: WorkerSection = WorkerSection()
     jupyter: JupyterSection = JupyterSection()
 
     @property

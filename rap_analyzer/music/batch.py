@@ -86,11 +86,13 @@ def admit(plugins: Mapping[str, str]) -> tuple[list[str], dict[str, Analysis]]: 
     return asked, others
 
 
-def analyze_registered(hear: Callable[..., Analyses], plugins: Mapping[str, str] | None) -> Analyses:
-    "Hear a song with the five and these plugins; None: with all that are installed."
+def analyze_registered(
+    hear: Callable[..., Analyses], plugins: Mapping[str, str] | None, five: Sequence[str] = FIVE,
+) -> Analyses:
+    "Hear a song with the five (or some of them) and these plugins; None: with all that are installed."
     if plugins is None: return hear()
     asked, others = admit(plugins)
-    heard = hear(only=[*FIVE, *asked])
+    heard = hear(only=[*five, *asked])
     heard.update(others)
     return heard
 
@@ -111,7 +113,7 @@ def serve_files(profile: str) -> tuple[dict, Callable[[dict, bytearray], dict]]:
     "The role of a process that hears files."
     def answer(question: dict, _: bytearray) -> dict:
         hear = partial(analyze_file, question["file"], question["lyrics"], profile)
-        try: return {"heard": pack(analyze_registered(hear, question.get("plugins")))}
+        try: return {"heard": pack(analyze_registered(hear, question.get("plugins"), question.get("five") or FIVE))}
         except BadAudio as e: return {"refused": [e.reason, str(e)]}
     return {"plugins": list(discover().plugins)}, answer
 
@@ -121,9 +123,10 @@ ROLE = "rap_analyzer.music.batch:serve_files"
 # %% ../../nbs/analyzer/65_batch.ipynb #a79de974
 def analyze_in(
     worker: Worker, path: str | Path, lyrics: str | None, limit_s: float, plugins: Mapping[str, str] | None = None,
+    five: Sequence[str] = FIVE,  # or some of them
 ) -> Analyses | Exception:
     "What a process heard in a file, or why it heard nothing: BadAudio, WorkerError."
-    try: got = worker.ask({"file": str(path), "lyrics": lyrics, "plugins": plugins}, limit_s=limit_s)
+    try: got = worker.ask({"file": str(path), "lyrics": lyrics, "plugins": plugins, "five": list(five)}, limit_s=limit_s)
     except WorkerError as e: return e
     return unpack(got["heard"]) if "heard" in got else BadAudio(*got["refused"])
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KIND', 'VERSION', 'ANALYZERS', 'MAX_UPLOAD', 'LISTED', 'KEEP_UPLOAD', 'FETCH', 'KEEP', 'HEAR_S', 'SOON_S', 'WATCHERS',
            'hash_track', 'analysis_key', 'analysis_query', 'check_upload', 'upload_query', 'track_query',
-           'accept_upload', 'accept_track', 'ears', 'start_ears', 'hear_upload', 'hear_track', 'keep', 'analyze_job',
-           'describe']
+           'accept_upload', 'accept_track', 'ears', 'start_ears', 'hear_upload', 'hear_track', 'keep', 'hear',
+           'analyze_job', 'describe']
 
 # %% ../../nbs/systems/40_analysis.ipynb #1c825f5e
 import hashlib
@@ -120,23 +120,23 @@ def start_ears(**_: object) -> None:
     timer.start()
 
 # %% ../../nbs/systems/40_analysis.ipynb #f43acc6b
-def hear_upload(store: Store, sha256: str, plugins: Mapping[str, str]) -> Analyses:
+def hear_upload(store: Store, sha256: str, plugins: Mapping[str, str], five: Sequence[str] = FIVE) -> Analyses:
     "Analyse an upload; Refused says why it is no song."
     if not (rows := store.query(Query(FETCH, (sha256,)))): raise Refused("the upload is gone: send it again")
     with NamedTemporaryFile(prefix="rap-upload-", suffix=Path(rows[0][1]).suffix[:8]) as file:
         file.write(rows[0][0]), file.flush()
-        heard = analyze_in(ears(), file.name, None, HEAR_S, plugins)
+        heard = analyze_in(ears(), file.name, None, HEAR_S, plugins, five)
     if isinstance(heard, BadAudio): raise Refused(f"{heard.reason}: {heard}")
     if isinstance(heard, Exception): raise heard
     return heard
 
 
-def hear_track(store: Store, track_id: int, plugins: Mapping[str, str]) -> Analyses:
+def hear_track(store: Store, track_id: int, plugins: Mapping[str, str], five: Sequence[str] = FIVE) -> Analyses:
     "Render and analyse a synthetic track."
     from rap_analyzer.music.render import render
     try: track = store.tracks([track_id])[0]
     except UnknownTrack as e: raise Refused(str(e)) from None
-    return analyze_registered(partial(analyze, render(track, 30), track.lyrics or None, "fast"), plugins)
+    return analyze_registered(partial(analyze, render(track, 30), track.lyrics or None, "fast"), plugins, five)
 
 # %% ../../nbs/systems/40_analysis.ipynb #a3110060
 WATCHERS: list[Callable[[Session, Analyses], None]] = []  # later rooms: told of what was heard, within the job's transaction
@@ -151,15 +151,20 @@ def keep(heard: Analyses, sha256: str) -> Callable[[Session], None]:
         for tell in WATCHERS: tell(s, heard)
     return write
 
+# %% ../../nbs/systems/40_analysis.ipynb #9f125083
+def hear(store: Store, asked: Mapping, five: Sequence[str] = FIVE) -> Analyses:
+    "What a job asks for: an upload or a track, with the five (or some of them) and plugins that are still registered as they were."
+    wanted = dict(asked.get("plugins", ()))
+    plugins = {name: source for name, source in store.query(Query(LISTED)) if wanted.get(name) == source} if wanted else {}
+    if "upload" in asked: return hear_upload(store, asked["sha256"], plugins, five)
+    return hear_track(store, asked["track_id"], plugins, five)
+
 
 @job_kind(KIND, VERSION, limit_s=120)
 def analyze_job(attempt: Attempt) -> Outcome:
     "Hear a track or an upload with the five analyzers, and with the plugins that were and still are registered."
-    asked, store = attempt.job.payload, attempt.store
-    wanted = dict(asked.get("plugins", ()))
-    plugins = {name: source for name, source in store.query(Query(LISTED)) if wanted.get(name) == source} if wanted else {}
-    heard = (hear_upload(store, asked["sha256"], plugins) if "upload" in asked
-             else hear_track(store, asked["track_id"], plugins))
+    asked = attempt.job.payload
+    heard = hear(attempt.store, asked)
     return Outcome(describe(asked, heard), keep(heard, asked["sha256"]))
 
 # %% ../../nbs/systems/40_analysis.ipynb #0b772f48

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'jobs_app', 'WORKER', 'CREWS', 'State', 'JobIds', 'chaos_app', 'pair_app', 'NodeName', 'remember',
-           'watch_servers', 'crew', 'worker', 'tell_jobs', 'list_jobs', 'chosen', 'retry_jobs', 'drop_jobs',
+           'watch_servers', 'crew', 'crew_of', 'worker', 'tell_jobs', 'list_jobs', 'chosen', 'retry_jobs', 'drop_jobs',
            'show_logs', 'show_top', 'list_experiments', 'run_experiment', 'make_backup', 'restore_to', 'offer_drills',
            'tell_pair', 'show_nodes', 'promote_node', 'fence_one', 'start_node', 'rejoin_one']
 
@@ -41,7 +41,7 @@ import rap_analyzer.recommend.likes
 import rap_analyzer.recommend.lists
 from celery.signals import worker_process_init
 from rap_analyzer.lab import Lab
-from rap_analyzer.serve import analysis, worker
+from rap_analyzer.serve import analysis, parts, worker
 from rap_analyzer.serve.logs import configure_logs
 from rap_analyzer.serve.metrics import Metrics, share
 from rap_analyzer.serve.queue import work
@@ -55,7 +55,7 @@ worker.OBSERVERS.append(counts.count_attempt)
 worker_process_init.connect(analysis.start_ears, weak=False)
 work(lab, queues)
 """
-CREWS = {"interactive": ("interactive",), "any": ("interactive", "bulk")}
+CREWS = {"interactive": ("interactive",), "any": ("interactive", "bulk")}  # and a crew per analyzer with a queue of its own
 
 # %% ../../nbs/systems/90_commands.ipynb #cfeb2f1a
 def remember(find: "Callable[[], list]") -> "Callable[[], bool]":  # whether the process lives
@@ -85,18 +85,37 @@ def crew(
     patience_s: float = 15,  # for a worker that has a job in hand when it is told to stop
     **popen: object,
 ) -> "list[Child]":
-    "The worker processes, as children of a supervisor."
+    "The worker processes, and one per analyzer with a queue of its own, as children of a supervisor."
+    from rap_analyzer.serve.jobs import OWN
+    from rap_analyzer.serve.parts import own_analyzers
     from rap_analyzer.serve.supervisor import process
     kinds = [*(["interactive"] if workers > 1 else []), *["any"] * workers][:workers]
     names = [f"worker-{kind}" + (f"-{n}" if kinds[:n].count(kind) else "") for n, kind in enumerate(kinds)]
+    hired = {name: CREWS[kind] for name, kind in zip(names, kinds, strict=True)}
+    hired |= {f"worker-{name}": (OWN + name,) for name in own_analyzers()}
     quiet = {"stdout": subprocess.DEVNULL, **popen}  # what a worker says goes to its log
-    return [process(name, [sys.executable, "-c", WORKER, name, *CREWS[kind]], patience_s, **quiet)
-            for name, kind in zip(names, kinds, strict=True)]
+    return [process(name, [sys.executable, "-c", WORKER, name, *queues], patience_s, **quiet) for name, queues in hired.items()]
+
+# %% ../../nbs/systems/90_commands.ipynb #bd84ad75
+def crew_of(queues: str) -> "list[Child]":  # LabError names what may be asked for
+    "One worker process for some of the queues, named with commas."
+    from rap_analyzer.core import LabError
+    from rap_analyzer.serve.jobs import name_queues
+    from rap_analyzer.serve.parts import own_analyzers
+    from rap_analyzer.serve.supervisor import process
+    own_analyzers()  # refuses a wrong name in the settings
+    asked, known = queues.split(","), name_queues()
+    if wrong := [q for q in asked if q not in known]:
+        more = "`[worker] own_queues` gives an analyzer one of its own"
+        raise LabError(f"no queue {wrong[0]!r}: there are {', '.join(known)}; {more}.")
+    name = "worker-" + "-".join(asked)
+    return [process(name, [sys.executable, "-c", WORKER, name, *asked], 15, stdout=subprocess.DEVNULL)]
 
 # %% ../../nbs/systems/90_commands.ipynb #771078c9
 @app.command()
 def worker(
     metrics_port: Annotated[int, typer.Option(help="Answer Prometheus here; 0: the service does it.", max=65_535)] = 0,
+    queues: Annotated[str, typer.Option(help="One process, for these queues alone: analyze-genre; several with commas.")] = "",
 ) -> None:
     "Do accepted jobs until Ctrl-C; servers and workers that die are started again."
     from rap_analyzer.core import settings
@@ -105,9 +124,8 @@ def worker(
     from rap_analyzer.serve.metrics import Metrics, share
     from rap_analyzer.serve.queue import Queue, Sweeper
     from rap_analyzer.serve.supervisor import Supervisor
-    store, ended = default_store(), threading.Event()
-    configure_logs("worker", store.lab.home)
-    share(store.lab.home)
+    hands, store, ended = crew_of(queues) if queues else crew(), default_store(), threading.Event()
+    configure_logs("worker", store.lab.home), share(store.lab.home)
     counts = Metrics()
     if metrics_port: counts.listen(metrics_port, settings().api.host)
     sweeper = threading.Thread(target=Sweeper(store, Queue(store.lab)).run, args=(ended,), name="sweeper")
@@ -116,7 +134,7 @@ def worker(
     typer.echo("working; Ctrl-C ends it")
     try:
         with store.lab.keeping():
-            Supervisor([*watch_servers(store.lab), *crew()], told=lambda name: counts.restarts.labels(name).inc()).run(ended)
+            Supervisor([*watch_servers(store.lab), *hands], told=lambda name: counts.restarts.labels(name).inc()).run(ended)
     except (KeyboardInterrupt, SystemExit): pass
     finally: ended.set(), sweeper.join(10)
 

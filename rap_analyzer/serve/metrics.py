@@ -27,7 +27,7 @@ from ..core import LabError
 from ..search.cache import Cache
 from ..search.sessions import Query
 from ..search.store import Store
-from .jobs import COUNTS, QUEUES, STATES, Job
+from .jobs import COUNTS, STATES, Job, name_queues
 
 # %% ../../nbs/systems/62_metrics.ipynb #1e6539a0
 BUCKETS = (.00025, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 20)  # seconds; promises: .1, .2, .5
@@ -140,7 +140,7 @@ def read_counts(rows: Iterable[Sequence]) -> list[Metric]:
     "What `jobs.COUNTS` returned, as jobs by queue and state, and the age (s) of the oldest that is due."
     jobs = GaugeMetricFamily("rap_jobs", "Jobs of this service's tenant.", labels=["queue", "state"])
     age = GaugeMetricFamily("rap_queue_age_seconds", "How long the oldest waiting job has been due.", labels=["queue"])
-    found, ages = {(q, s): 0 for q in QUEUES for s in STATES}, dict.fromkeys(QUEUES, 0.0)
+    found, ages = {(q, s): 0 for q in name_queues() for s in STATES}, dict.fromkeys(name_queues(), 0.0)
     for queue, state, n, due_s in rows:
         found[queue, state] = n
         if state == "waiting": ages[queue] = max(0.0, due_s)
@@ -174,7 +174,7 @@ async def look(store: Store, check: Check) -> list[Metric]:
             for name in lists: lengths[name] = await r.llen(name)
     asked = {"postgres": ask_postgres()}
     with suppress(KeyError): asked["valkey"] = ask(lab.redis_url, ())
-    with suppress(KeyError): asked["broker"] = ask(lab.broker_url, QUEUES)
+    with suppress(KeyError): asked["broker"] = ask(lab.broker_url, name_queues())
     said = dict(zip(asked, await asyncio.gather(*map(check, asked.values())), strict=True))
     up = GaugeMetricFamily("rap_up", "1: the server answers.", labels=["server"])
     for name, what in said.items(): up.add_metric([name], float(what == "ok"))

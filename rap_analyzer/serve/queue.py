@@ -31,7 +31,7 @@ from structlog.contextvars import bound_contextvars
 from ..core import LabError
 from ..lab import Lab
 from ..search.store import Store
-from .jobs import QUEUES, Jobs
+from .jobs import QUEUES, Jobs, name_queues
 from .worker import Attempt, Outcome, Refused, job_kind, limit_of, run_job
 
 # %% ../../nbs/systems/30_queue.ipynb #21b0a033
@@ -132,7 +132,8 @@ class Queue:
     def lengths(self) -> dict[str, int]:
         "How many ids lie in each list; LabError if the server is away."
         try:
-            with redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2) as r: return {q: r.llen(q) for q in QUEUES}
+            with redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2) as r:
+                return {q: r.llen(q) for q in name_queues()}
         except redis.RedisError as e: raise LabError(f"the queue's Valkey does not answer: {e}") from None
 
 # %% ../../nbs/systems/30_queue.ipynb #ac3f9d4a

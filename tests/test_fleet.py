@@ -1,0 +1,127 @@
+"Analyzers with queues of their own: real workers, real kills. A track is complete with its last part, and nothing is done twice."
+import threading
+from functools import partial
+from uuid import uuid4
+
+import helpers
+import psutil
+import pytest
+
+from rap_analyzer.core import LabError, settings
+from rap_analyzer.music import catalog
+from rap_analyzer.music.analyzers import FIVE
+from rap_analyzer.search.sessions import Query
+from rap_analyzer.search.store import Store, migrate
+from rap_analyzer.serve.analysis import accept_track, accept_upload
+from rap_analyzer.serve.commands import crew, crew_of
+from rap_analyzer.serve.jobs import OWN, Jobs, name_queues
+from rap_analyzer.serve.parts import PART, own_analyzers
+from rap_analyzer.serve.queue import Queue, Sweeper
+from rap_analyzer.serve.supervisor import Supervisor
+from rap_analyzer.serve.worker import run_job
+
+until = partial(helpers.until, wait_s=90)
+
+
+@pytest.fixture
+def own(monkeypatch):
+    "Sets the analyzers that have a queue of their own."
+    def say(names: str) -> None:
+        monkeypatch.setenv("RAP_WORKER_OWN_QUEUES", names)
+        settings.cache_clear()
+    yield say
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+@pytest.fixture
+def jobs(lab, monkeypatch):
+    "The jobs of a new tenant with three tracks; worker processes find the same lab."
+    migrate(lab)
+    monkeypatch.setenv("RAP_LAB_HOME", str(lab.home))
+    store = Store(lab, f"t{uuid4().hex[:12]}").register()
+    store.upsert(list(catalog.tracks(0, 3)))
+    yield Jobs(store)
+    store.forget()
+
+
+def found(jobs, job) -> dict:
+    "The analyses of a job's track, by analyzer."
+    return dict(jobs.store.query(Query("SELECT analyzer, value FROM analyses WHERE sha256 = %s", (job.payload["sha256"],))))
+
+
+def strike(jobs, job) -> bool:
+    "Kill the process that holds a job, if it really does: it is stopped first, so that it cannot end the job meanwhile."
+    hand = psutil.Process(int(job.worker.rpartition(":")[2]))
+    hand.suspend()
+    holds = jobs.get(job.id).state == "running"
+    hand.kill() if holds else hand.resume()
+    return holds
+
+
+@pytest.mark.alone
+def test_parts_of_killed_workers_are_done_again_and_nothing_twice(lab, jobs, own):
+    own("genre embedding")
+    ended = threading.Event()
+    supervisor, sweeper = Supervisor(crew(1)), Sweeper(jobs.store, Queue(lab), said_s=2)
+    assert {c.name for c in supervisor.children} == {"worker-any", "worker-genre", "worker-embedding"}
+    threads = [threading.Thread(target=do.run, args=(ended,)) for do in (sweeper, supervisor)]
+    for t in threads: t.start()
+    try:
+        whole = [accept_track(jobs.store, i)[0] for i in range(3)]
+        parts = lambda *states: [j for j in jobs.listing(states, 100) if j.kind == PART]
+        struck = until(lambda: next((j for j in parts("running") if strike(jobs, j)), None))
+        warned = until(lambda: next((j for j in parts("running") if j.id != struck.id), None))
+        psutil.Process(int(warned.worker.rpartition(":")[2])).parent().terminate()      # as a machine that is told it will go
+        until(lambda: all(jobs.get(w.id).state == "done" for w in whole))
+    finally:
+        ended.set()
+        for t in threads: t.join(40)
+        lab.broker.stop()
+    assert len(parts("done")) == 9 and not parts("dead", "waiting", "running")
+    assert {j.queue for j in parts("done")} == {OWN + "genre", OWN + "embedding", "interactive"}
+    assert jobs.get(struck.id).attempt == 2 and jobs.get(warned.id).attempt == 1        # a warning lets a part be ended
+    effects = "SELECT count(*)::int, count(DISTINCT job_id)::int FROM job_effects"
+    assert jobs.store.query(Query(effects)) == [(12, 12)]                # nine parts and three wholes, once each
+    for w in whole: assert set(found(jobs, w)) == set(FIVE) and set(jobs.get(w.id).result["analyses"]) == set(FIVE) - {"embedding"}
+
+
+def test_one_analyzer_alone_and_the_others_together_find_what_one_job_finds(jobs, own):
+    own("")
+    together, _ = accept_track(jobs.store, 1)
+    assert run_job(jobs, str(together.id)) == "done" and len(jobs.listing()) == 1       # the default makes no parts
+    other = Jobs(Store(jobs.store.lab, f"t{uuid4().hex[:12]}").register())
+    other.store.upsert(list(catalog.tracks(0, 3)))
+    own("mood")
+    split, _ = accept_track(other.store, 1)
+    assert run_job(other, str(split.id)) == "waiting" and other.get(split.id).attempt == 0
+    made = [j for j in other.listing() if j.kind == PART]
+    assert {(j.queue, tuple(j.payload["five"])) for j in made} == {
+        (OWN + "mood", ("mood",)), ("interactive", ("tempo", "genre", "lyrics", "embedding"))}
+    for j in made: assert run_job(other, str(j.id)) == "done"
+    until(lambda: run_job(other, str(split.id)) == "done", wait_s=5)
+    assert found(other, split) == found(jobs, together)
+    other.store.forget()
+
+
+def test_a_part_that_can_never_be_done_ends_the_whole_with_its_reason(jobs, own):
+    own("genre")
+    job, _ = accept_upload(jobs.store, b"This is a letter, not a song." * 99, "letter.mp3")
+    assert run_job(jobs, str(job.id)) == "waiting"
+    for j in jobs.listing():
+        if j.kind == PART: assert run_job(jobs, str(j.id)) == "dead"
+    until(lambda: run_job(jobs, str(job.id)) == "dead", wait_s=5)
+    assert "format" in (reason := jobs.get(job.id).reason) or "sound" in reason, reason
+
+
+def test_a_name_that_is_no_analyzer_and_a_queue_that_is_not_there_are_refused(jobs, own):
+    own("genre tmepo")
+    for ask in (own_analyzers, crew, lambda: crew_of("interactive")):
+        with pytest.raises(LabError, match="'tmepo', which is no analyzer: there are tempo, genre"): ask()
+    own("genre")
+    assert name_queues() == ("interactive", "bulk", OWN + "genre")
+    with pytest.raises(LabError, match="no queue 'analyze-mood'"): crew_of("interactive,analyze-mood")
+    with pytest.raises(ValueError, match="analyze-mood"): jobs.enqueue("nap", {}, "x", queue=OWN + "mood")
+    assert jobs.counts()[OWN + "genre"]["waiting"] == 0
+    own("Genre")
+    with pytest.raises(LabError, match="OWN_QUEUES"): own_analyzers()
