@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from rap_analyzer.book import ReadingPath, duration
+from rap_analyzer.book import CHOICE, WHOSE, ReadingPath, duration
 
 START = "start.md"
 
@@ -39,19 +39,27 @@ def share_out(total: int, needs: list[int]) -> list[int]:
     return found
 
 
+def choice(trails: list[ReadingPath]) -> list[str]:
+    "The paths that have a problem, each as one sentence that leads to it."
+    answers = [f"- {t.problem} [{t.title.removeprefix('Weekend: ')}](#{t.name})" for t in trails if t.problem]
+    how = f"{WHOSE} Each answer is a path of its own. `rap-analyzer learn path NAME` makes it yours."
+    return [f"## {CHOICE} {{#choice}}", "", how, "", *answers, ""]
+
+
 def start(trails: list[ReadingPath], titles: dict[str, str], topics: dict[str, str] | None = None,
           minutes: dict[str, int] | None = None) -> str:
     """The Start page, as Markdown: each page of a path by its topic and its question. A path takes as long as readers needed;
-    `minutes`, what each page needs by itself, says how that is shared out."""
+    `minutes`, what each page needs by itself, says how that is shared out. The choice stands above the paths to choose from."""
     topics = topics or {}
     named = lambda p: f"**{topics[p]}**: " if p in topics else ""
     lines = ["# Where do I start?", "> The ways through the course, and how long each takes.", ""]
     for t in trails:
+        if t.problem and t == next(x for x in trails if x.problem): lines += choice(trails)
         about = f" {t.about}" if t.about else ""
         known = minutes and all(p in minutes for p in t.pages)
         takes = share_out(t.minutes, [minutes[p] for p in t.pages]) if known else []
         also = [f" ({duration(m)})" for m in takes] or [""] * len(t.pages)
-        lines += [f"## {t.title} {{#{t.name}}}", "", f"{duration(t.minutes).capitalize()}.{about}", ""]
+        lines += [f"##{'#' * bool(t.problem)} {t.title} {{#{t.name}}}", "", f"{duration(t.minutes).capitalize()}.{about}", ""]
         pages = enumerate(zip(t.pages, also, strict=True), 1)
         lines += [*(f"{n}. {named(p)}[{titles[p]}]({p}){more}" for n, (p, more) in pages), ""]
     return "\n".join(lines)

@@ -431,6 +431,9 @@ def test_the_order_of_the_book_is_the_order_of_imports(house):
 def told(root: Path) -> str: return "\n".join(check_notebooks.problems(root))
 
 
+WAY = '[[path]]\nname = "x"\ntitle = "X"\nminutes = 9\nnotebooks = []\n'
+
+
 @pytest.mark.parametrize("old, new, says", [
     ('topic = "Volume"', 'topic = "First"', "two notebooks have the topic 'First'"),
     ("How loud is loud?", "How loud?", "12_volume.ipynb: its title is 'How loud is loud?', nbs/book.toml says 'How loud?'"),
@@ -441,6 +444,8 @@ def told(root: Path) -> str: return "\n".join(check_notebooks.problems(root))
     ('about = "sounds"', 'about = "sounds"\ncolour = "red"', "chapter 2 has an unknown key 'colour'"),
     ("[[chapter]]", "[[chapter", "nbs/book.toml: "),
     ('loud?"}]', 'loud?"}]\n[[path]]\nname = "x"', "path 1 needs title (str), minutes (int), notebooks (list)"),
+    ('loud?"}]', 'loud?"}]\n' + 2 * WAY, "two paths have the name 'x'"),
+    ('loud?"}]', 'loud?"}]\n' + WAY + 'problem = "?"\n' + WAY + WAY + 'problem = "!"', "have to stand side by side"),
 ])
 def test_the_book_and_the_folder_have_to_agree(house, old, new, says):
     assert check_notebooks.problems(house) == []

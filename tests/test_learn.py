@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from rap_analyzer import core
+from rap_analyzer.book import read as read_book
 from rap_analyzer.core import LabError, settings
-from rap_analyzer.learn import copies, course, journal, messages, progress, verification
-from rap_analyzer.learn.task import exercise, ids
+from rap_analyzer.giants.commands import GIANTS
+from rap_analyzer.learn import commands, copies, course, journal, messages, progress, verification
+from rap_analyzer.learn.task import exercise, exercises, ids
 
 ID, BUGGY, GOOD = "21.1", "sum(a == b for a, b in zip(f, t))", "len(set(f) & set(t))"
 
@@ -382,6 +385,42 @@ def test_next_follows_the_reading_path(home, tmp_path, monkeypatch):
                     '[[path]]\nname = "weekend"\ntitle = "W"\nminutes = 9\n'
                     'notebooks = ["START", "x/10_index", "exercises/28_which_p95"]')
     assert [e.id for e in progress.order("weekend")] == ["21.1", "13.2", "28.1"]
+
+
+def test_a_chosen_path_is_followed_until_another_one_or_none_is(home):
+    ask = lambda *words: CliRunner().invoke(commands.app, ["learn", *words])
+    listed, before, first = ask("path").output, ask("next").output, progress.order("ebay")[0].id
+    assert "\n  ebay " in listed and "*" not in listed and "learn path NAME" in listed
+    chosen = ask("path", "ebay").output
+    assert "is your path now" in chosen and f"\n{first}  " in chosen
+    assert ask("next").output.startswith(f"{first}  ") and "Your path: Weekend: eBay" in ask("next").output
+    assert "\n* ebay " in ask("path").output and ask("next", "--path", "ears").output.startswith(progress.order("ears")[0].id)
+    wrong = rap("path", "etsy")
+    assert wrong.returncode == 1 and "there is no reading path 'etsy'; there are: taste, weekend, uber" in wrong.stderr
+    assert "Traceback" not in wrong.stderr and progress.chosen_path() == "ebay"
+    for ex in progress.order("ebay"): journal.note(ex.id, "attempt", state="pass", code="", sign=[], evidence={})
+    done = ask("next").output
+    assert "every exercise of the path Weekend: eBay" in done and "50_ebay.ipynb" in done and "--mine" in done
+    assert "all paths again" in ask("path", "--clear").output and ask("next").output == before and progress.chosen_path() == ""
+    assert ask("path", "ebay", "--clear").exit_code == 2
+    progress.choose_path("uber")
+    file = home / "progress.jsonl"
+    file.write_text(file.read_text(encoding="utf-8").replace('"path": "uber"', '"path": "words"'), encoding="utf-8")
+    assert progress.chosen_path() == ""                                            # a line that was changed by hand chooses nothing
+
+
+def test_a_weekend_is_a_choice_of_paths_that_end_with_a_giant_and_take_as_long_as_they_say():
+    sys.path.insert(0, str(settings().root / "scripts"))
+    from _paths import needs
+    paths, ids = {p.name: p for p in read_book().paths if p.problem}, {e.id: e for e in exercises()}
+    assert set(paths) == {"weekend", *GIANTS}
+    owned = {n.path: n.exercises for n in read_book().notebooks}
+    for name in GIANTS:
+        p = paths[name]
+        assert re.fullmatch(rf"nbs/giants/\d\d_{name}\.ipynb", p.pages[-1]) and 3 <= len(p.pages) <= 5
+        assert f"giants {name} --mine" in p.about
+        least = sum(needs(settings().root / x, 20) + sum(ids[i].minutes for i in owned[x]) for x in p.pages)
+        assert .9 * least <= p.minutes <= 1.8 * least, f"{name}: {p.minutes} minutes stated, {least} counted"
 
 
 def test_next_and_check_know_that_start_holds_the_first_exercise(home):

@@ -20,12 +20,16 @@ import soundfile
 from typer.testing import CliRunner
 
 from rap_analyzer.cli import app
-from rap_analyzer.library import folder
+from rap_analyzer.giants import spotify
+from rap_analyzer.giants.success import run_releases, train
+from rap_analyzer.library import folder, neighbours
+from rap_analyzer.library.neighbours import find_own, try_own
 from rap_analyzer.music.audio import save
 from rap_analyzer.music.catalog import MODEL_ID as CATALOG
 from rap_analyzer.music.catalog import SIZE, track
 from rap_analyzer.music.embedding import MODEL_ID as HEARD
 from rap_analyzer.music.render import render
+from rap_analyzer.recommend import candidates
 from rap_analyzer.search import ingest
 from rap_analyzer.search import store as stores
 from rap_analyzer.search.ingest import CSV_MODEL, new_id
@@ -216,6 +220,57 @@ def test_an_id_that_another_track_has_is_refused_in_a_sentence(lab, home):
         store.upsert([dataclasses.replace(one, id=77_000_001 + i, external_id=f"other {i}") for i in range(2)], source="mine")
     assert store.upsert([dataclasses.replace(one, id=5, external_id="first")], source="mine") == {"first": 77_000_001}
     assert store.query(Query("SELECT count(*) FROM tracks WHERE source = 'mine'")) == [(1,)]
+
+
+@pytest.fixture(scope="module")
+def trained(): return train(run_releases(70, 30, 300, 7))
+
+
+@pytest.fixture
+def quiet(trained, monkeypatch):
+    "A forecast from few releases, and sources that may take their time: this machine may be busy."
+    monkeypatch.setattr(spotify, "load", lambda file: trained)
+    monkeypatch.setattr(candidates, "LIMIT_S", 10)
+
+
+def test_each_giant_runs_on_your_songs(cli, told, lab, home, quiet):
+    store = Store(lab, TENANT)
+    own, ask = find_own(store), lambda words: json.loads(cli(f"giants {words} --json"))
+    heard = find_own(store, sound=True)
+    assert len(heard) >= 3 and own[:len(heard)] == heard and len(own) > len(heard)
+    uber, netflix, amazon = (ask(f"{name} --mine") for name in ("uber", "netflix", "amazon"))
+    assert uber["requests"] == len(own) and f"sounds like track {own[0]} " in uber["first track"]
+    assert "10 tracks, everything that is known, together" in netflix["For you"] and netflix["listener"] == "nobody that we know"
+    assert "Night's" in store.tracks([own[0]])[0].title and "sounds like what you play" in amazon["search"]
+    assert re.search("sounds like track [0-9]{16}", amazon["recommendation"]) and "do not count" in amazon["notes"]
+    less, most = map(float, amazon["fraud, a person"].split(" of "))
+    assert less < most
+    one = heard[-1]
+    studio, market = ask(f"spotify --track {one}"), ask(f"ebay --track {one}")
+    assert studio["track"].startswith(f"{one}: ") and "BPM" in studio["heard"] and studio["playlist"][0] == one
+    sound = (home / "songs" / "00 - Mira Salt - Night's Yard 0.wav").read_bytes()
+    assert market["track"].startswith(f"{one}: ") and market["winner"] == "listener 2 at 110 cents"
+    kept = store.query(Query("SELECT content FROM uploads"))
+    assert len(kept) == 1 and len(kept[0][0]) == len(sound) and market["analysis"] == "waiting"      # its own bytes are analysed
+    new = track(SIZE + 44)
+    save(render(new, 8, 22_050), home / "44 - Ann Ode - New one.wav")
+    assert "New one by Ann Ode" in ask("ebay --file '44 - Ann Ode - New one.wav'")["track"]
+    assert len(find_own(store, 99)) == len(own) + 1
+
+
+def test_a_giant_says_what_is_wrong_with_your_songs(cli, told, lab, home, quiet, monkeypatch):
+    (home / "page.mp3").write_text("<html>")
+    row = next(i for i in find_own(Store(lab, TENANT), 99) if i not in find_own(Store(lab, TENANT), 99, sound=True))
+    for words, said in (("uber --track 123456", "no track 123456"), ("ebay --file page.mp3", "page.mp3 is a web page"),
+                        ("ebay --file songs", "is no file"), (f"ebay --track {row}", "a row of a table has no sound"),
+                        ("amazon --file none.mp3", "is no file"), (f"spotify --track {row}", f"{row}"),
+                        ("etsy --mine", "no giant is called 'etsy'")):
+        assert said in (told := cli(f"giants {words}", 1)) and "Traceback" not in told and "\n" not in told.strip(), told
+    assert "expected one of --mine" in cli("giants uber --mine --track 1", 2)
+    empty = Store(lab, "own-nothing").register()
+    for module in (stores, neighbours): monkeypatch.setattr(module, "default_store", lambda: empty)
+    for name in ("uber", "ebay"): assert "there are no songs of yours yet" in cli(f"giants {name} --mine", 1)
+    assert "no songs of yours yet" in try_own(lambda store, own: {})
 
 
 def test_pipes_and_devices_hold_nothing_up(cli, home):

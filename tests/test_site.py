@@ -341,7 +341,10 @@ def test_the_chapters_have_maths_and_a_diagram_that_can_be_drawn():
 def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
     first = '[[chapter]]\nfolder="."\ntitle="Start"\nabout=""\nnotebooks=[{file="START", topic="Begin", question="Begin here?"}]\n'
     paths = ('[[path]]\nname="taste"\ntitle="Taste"\nminutes=10\nnotebooks=["lab/00_core", "exercises/21_x"]\n'
-             '[[path]]\nname="all"\ntitle="All"\nminutes=180\nnotebooks=["lab/00_core", "lab/01_lab", "exercises/21_x"]\n')
+             '[[path]]\nname="all"\ntitle="All"\nminutes=180\nnotebooks=["lab/00_core", "lab/01_lab", "exercises/21_x"]\n'
+             '[[path]]\nname="slow"\ntitle="Weekend: slow"\nproblem="It is slow."\nminutes=60\nnotebooks=["lab/01_lab"]\n'
+             '[[path]]\nname="late"\ntitle="Weekend: late"\nproblem="It is late."\nminutes=50\nnotebooks=["lab/01_lab"]\n'
+             '[[path]]\nname="last"\ntitle="Last"\nminutes=40\nnotebooks=["lab/01_lab"]\n')
     (house / "nbs/book.toml").write_text(first + test_book.BOOK + paths)
     put(house / "nbs/START.ipynb", cell("markdown", "# Begin here?\n\nWith [that](lab/01_lab.ipynb)."))
     for path in _site.notebooks(house):  # as if executed
@@ -359,6 +362,10 @@ def test_paths_make_a_start_page_and_the_feet_of_chapters(house, capsys):
     listed = r'<ol>.*nbs/lab/00_core.html.*nbs/lab/01_lab.html.*exercises/21_x.html.*</ol>'
     assert re.search(listed, start.partition('id="all"')[2], re.S)
     assert '<strong>Numbers</strong>: <a href="nbs/lab/00_core.html">How <code>far</code>?</a>' in start
+    one = re.search(r'<section id="choice".*?<section id="last"', start, re.S)[0]  # one choice, then each answer in a section
+    answers = re.findall(r'<li>(It is .*?) <a href="(.*?)">(.*?)</a>', one)
+    assert answers == [("It is slow.", "#slow", "slow"), ("It is late.", "#late", "late")]
+    assert re.findall(r'<section id="(\w+)"', one) == ["choice", "slow", "late", "last"] and one.count("Whose problem") == 1
     core, last = read("nbs/lab/00_core.html"), read("exercises/21_x.html")
     assert 'on the path <a href="../../start.html#taste">Taste</a>.' in core
     assert "Page 2 of 2" in last and last.count("which ends here") == 2

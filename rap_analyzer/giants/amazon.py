@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CANDIDATES', 'TIERS', 'MOST_ACTIONS', 'MOST_VIEWED', 'order_by_context', 'Session', 'make_session',
-           'MarketplaceMLPlatform', 'Processed', 'demo']
+           'MarketplaceMLPlatform', 'Processed', 'draw_person', 'demo']
 
 # %% ../../nbs/giants/30_amazon.ipynb #b9a20b49
 import asyncio
@@ -16,6 +16,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import LabError, shell_command
+from ..library.neighbours import place_songs
+from ..music.catalog import MODEL_ID
 from ..product.actions import check_action
 from ..product.fraud import Action, Reference, Verdict, Watch, draw_bots
 from ..recommend.candidates import Asked
@@ -115,20 +117,28 @@ async def process_user_session(self: MarketplaceMLPlatform, session: Session, k:
     return Processed(hits, page.hits, verdict, [*dict.fromkeys(n for n in [*notes, *page.note.split("; ")] if n)])
 
 # %% ../../nbs/giants/30_amazon.ipynb #9bf373fa
-def demo(store: Store) -> dict[str, object]:
-    "A person's session and a bot's, on your catalog; LabError if it has no tracks."
+def draw_person(store: Store, own: Sequence[int]) -> Session:  # of somebody that we don't know
+    "A search and a few plays: of catalog tracks, or of songs of yours and a word of the first one's title."
+    if not own: return make_session(None, "dark drill", [42, 7], [("play", 42, 0), ("skip", 42, 8_000), ("play", 7, 11_000)])
+    plays = [("play", i, 173_000.0 * n + 977 * (n * n % 7)) for n, i in enumerate(own)]
+    return make_session(None, max(store.tracks(own[:1])[0].title.split(), key=len, default=""), own, plays)
+
+
+def demo(store: Store, own: Sequence[int] = ()) -> dict[str, object]:  # own: tracks that the person plays
+    "A person's session and a bot's, on your catalog or your songs; LabError if it has no tracks."
     if not store.count(): raise LabError(f"tenant {store.tenant!r} has no tracks yet: `{shell_command()} setup` makes a catalog.")
+    model, person = place_songs(store, own) if own else MODEL_ID, draw_person(store, own)
+    bot = make_session(None, person.query, person.viewed[:1], draw_bots(3, 1, 1)["looper"][0][:60])
     async def run() -> dict[str, object]:
         mine = copy.copy(store)                                            # the pool belongs to this loop
         await mine.aopen(4)
         try:
-            platform, bot = MarketplaceMLPlatform(mine), draw_bots(3, 1, 1)["looper"][0][:60]
-            person = make_session(None, "dark drill", [42, 7], [("play", 42, 0), ("skip", 42, 8_000), ("play", 7, 11_000)])
-            one, other = [await platform.process_user_session(s) for s in (person, make_session(None, "dark drill", [42], bot))]
+            platform = MarketplaceMLPlatform(mine, Ensemble(mine, model_id=model))
+            one, other = [await platform.process_user_session(s) for s in (person, bot)]
         finally: await mine.aclose()
         best = lambda hits: f"track {hits[0].track_id}: {hits[0].why}" if hits else "nothing"
         return {"search": best(one.search_results), "recommendation": best(one.recommendations),
                 "fraud, a person": f"{one.fraud_risk.score:.1f} of {one.fraud_risk.threshold:.1f}",
                 "fraud, a bot": f"{other.fraud_risk.score:.1f}: {'; '.join(other.fraud_risk.reasons[:2])}",
-                "notes": "; ".join(other.notes) or "none"}
+                "notes": "; ".join(dict.fromkeys([*one.notes, *other.notes])) or "none"}
     return asyncio.run(run())

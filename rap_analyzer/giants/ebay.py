@@ -7,13 +7,14 @@ __all__ = ['KNOWN', 'HEARD', 'FOUND', 'FIELDS', 'MusicMarketplacePlatform', 'clo
 
 # %% ../../nbs/giants/50_ebay.ipynb #897562fb
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
 from fastcore.basics import patch
 
-from ..core import LabError
+from ..core import LabError, shell_command
+from ..library.folder import file_of
 from ..music.audio import load, validate
 from ..music.catalog import Track
 from ..product.actions import Event, make_event
@@ -101,18 +102,21 @@ def search(self: MusicMarketplacePlatform, track: Track) -> list[Hit]:
     hits = find(track.genres[0], FOUND + 1, Filter(genre=track.genres[0]), self.store)
     return [h for h in dict.fromkeys(hits) if h.track_id != track.id][:FOUND]
 
-
-def demo(store: Store) -> dict[str, object]:
-    "One action through the platform, and an auction of a second for the track."
-    rows = store.query(Query("SELECT id FROM tracks ORDER BY id LIMIT 1"))
-    if not rows: raise LabError("there are no tracks yet: `rap-analyzer lab up` makes the catalog.")
+# %% ../../nbs/giants/50_ebay.ipynb #2dd683b4
+def demo(store: Store, own: Sequence[int] = ()) -> dict[str, object]:  # own: the first is played and sold; NoSound, BadAudio
+    "One action through the platform, with the sound where the track has a file, and an auction of a second for the track."
+    rows = [(i,) for i in own] or store.query(Query("SELECT id FROM tracks ORDER BY id LIMIT 1"))
+    if not rows: raise LabError(f"there are no tracks yet: `{shell_command('setup')}` makes a catalog.")
+    track, file = store.tracks([rows[0][0]])[0], file_of(store, rows[0][0])
     Events(store).register([1, 2])
-    said = MusicMarketplacePlatform(store).process_user_action({"user_id": 1, "action": "play", "track_id": rows[0][0]})
-    lot = open_auction(store, rows[0][0], seconds=1)
+    played = {"user_id": 1, "action": "play", "track_id": track.id}
+    said = MusicMarketplacePlatform(store).process_user_action(played, file and file.read_bytes())
+    lot = open_auction(store, track.id, seconds=1)
     for n, bidder in ((0, 1), (1, 2)): place_bid(store, lot.auction_id, f"{lot.auction_id}-{n}", bidder, 100 + 10 * n)
     try: place_bid(store, lot.auction_id, f"{lot.auction_id}-low", 1, 115)
     except Refused as no: refused = str(no)
     time.sleep(1.05)
     won = settle_auction(store, lot.auction_id)
-    return {"analysis": said["analysis"]["state"], "search results": len(said["search_results"]), "event": said["event"]["action"],
+    return {"track": f"{track.id}: {track.title} by {track.artist}", "heard from": str(file or "the recipe of the catalog"),
+            "analysis": said["analysis"]["state"], "search results": len(said["search_results"]), "event": said["event"]["action"],
             "ms": said["ms"], "a bid too low": refused, "winner": f"listener {won.winner} at {won.price} cents"}

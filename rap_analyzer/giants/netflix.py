@@ -15,6 +15,8 @@ import numpy as np
 from fastcore.basics import patch
 from scipy.stats import norm
 
+from ..library.neighbours import place_songs
+from ..music.catalog import MODEL_ID
 from ..platform.layout import LAYOUT, LAYOUTS
 from ..product.assignment import Experiment, assign, assign_all
 from ..product.bandits import Bandit
@@ -82,9 +84,10 @@ class MusicStreamingPlatform:
         self, store: Store,  # its async pool must be open
         artwork: Bandit | None = None,  # default: one that has learned nothing yet
         seed: int | None = None,  # of the covers
+        model_id: str = MODEL_ID,  # of the embeddings that are compared
     ):
         self.ranker = LiveRanker(store)
-        self.ensemble, self.rng = Ensemble(store, judge=self.ranker), np.random.default_rng(seed)
+        self.ensemble, self.rng = Ensemble(store, judge=self.ranker, model_id=model_id), np.random.default_rng(seed)
         self.artwork = artwork or Bandit(tuple(VARIANTS))
 
 # %% ../../nbs/giants/25_netflix.ipynb #9926443a
@@ -103,15 +106,16 @@ async def personalize_homepage(
     return Homepage(page.recommendations, choose_layout(who), covers, page.note)
 
 # %% ../../nbs/giants/25_netflix.ipynb #bffb474d
-def demo(store: Store) -> dict[str, object]:
-    "The page of one of your listeners."
+def demo(store: Store, own: Sequence[int] = ()) -> dict[str, object]:  # own: tracks, a stranger's session
+    "The page of one of your listeners, or of a stranger who plays songs of yours."
+    model = place_songs(store, own) if own else MODEL_ID
     async def run() -> dict[str, object]:
         mine = copy.copy(store)                                            # the pool belongs to this loop
         await mine.aopen(4)
-        platform = MusicStreamingPlatform(mine, seed=1)
+        platform = MusicStreamingPlatform(mine, seed=1, model_id=model)
         try:
-            who = next((i for i, in await mine.aquery(Query("SELECT listener_id FROM events LIMIT 1"))), None)
-            page = await platform.personalize_homepage(who)
+            who = next((i for i, in await mine.aquery(Query("SELECT listener_id FROM events LIMIT 1"))), None) if not own else None
+            page = await platform.personalize_homepage(who, {"session": own})
         finally: await asyncio.gather(platform.ranker.close(), mine.aclose())
         rows = {row.title: f"{len(row.hits)} tracks, {row.reason}" for row in page.recommendations}
         return {"listener": "nobody that we know" if who is None else who, "layout": page.layout, **rows, "note": page.note,

@@ -23,6 +23,8 @@ from fastcore.basics import patch
 from prometheus_client import Histogram
 
 # %% ../../nbs/giants/20_uber.ipynb #45492f64
+from ..library.neighbours import place_songs
+from ..music.catalog import MODEL_ID
 from ..product.assignment import Experiment, assign
 from ..recommend.candidates import Asked
 from ..recommend.ensemble import Context, Ensemble, Ranked, check_listener
@@ -209,10 +211,10 @@ class MusicRecommendationPlatform:
     "Features, candidates, a variant, the serving model and a rerank, within one promise."
     def __init__(
         self, store: Store,  # its async pool must be open
-        budgets: Mapping[str, float] = BUDGETS_MS, metrics: Metrics | None = None,
+        budgets: Mapping[str, float] = BUDGETS_MS, metrics: Metrics | None = None, model_id: str = MODEL_ID,
     ):
         self.monitor, self.ranker = Monitor(budgets, metrics), LiveRanker(store, metrics)
-        self.ensemble, r = Ensemble(store, judge=self), self.ranker
+        self.ensemble, r = Ensemble(store, judge=self, model_id=model_id), self.ranker
         e, sources = self.ensemble, self.ensemble.sources
         e.learn, e.arrange = timed("features", e.learn), timed("rerank", e.arrange)
         sources.gather = timed("candidates", sources.gather)
@@ -235,17 +237,19 @@ class MusicRecommendationPlatform:
 SOME = "SELECT DISTINCT listener_id FROM events LIMIT 20"
 
 
-def demo(store: Store) -> dict[str, object]:
-    "Pages for some of your listeners, twice: the second time is measured."
+def demo(store: Store, own: Sequence[int] = ()) -> dict[str, object]:  # own: tracks, each the beginning of a stranger's session
+    "Pages for some of your listeners, or from songs of yours, twice: the second time is measured."
+    model = place_songs(store, own) if own else MODEL_ID
     async def run() -> dict[str, object]:
         mine = copy.copy(store)                                            # the pool belongs to this loop
         await mine.aopen(4)
-        platform = MusicRecommendationPlatform(mine)
+        platform = MusicRecommendationPlatform(mine, model_id=model)
         try:
-            who = [i for i, in await mine.aquery(Query(SOME))] or list(range(10))
+            who = [(i, {}) for i, in await mine.aquery(Query(SOME))] or [(i, {}) for i in range(10)]
+            if own: who = [(None, {"session": [i]}) for i in own]
             for _ in range(2):
                 platform.monitor.rows.clear()
-                pages = [await platform.get_recommendations(i, {"hour": 18}) for i in who]
+                pages = [await platform.get_recommendations(i, {"hour": 18} | more) for i, more in who]
         finally: await asyncio.gather(platform.ranker.close(), mine.aclose())
         whole = platform.monitor.kept()[0]
         return {"requests": len(pages), "p95_ms": round(float(np.quantile(platform.monitor.table().sum(1), .95)), 1),

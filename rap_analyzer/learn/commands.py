@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'learn_app', 'Id', 'PROGRESS', 'list_exercises', 'start_exercise', 'check_exercise', 'show_hint',
-           'show_solution', 'start_again', 'reset_exercise', 'show_next', 'show_progress', 'export_journal',
-           'import_journal', 'verify_exercises']
+           'show_solution', 'start_again', 'reset_exercise', 'show_next', 'show_progress', 'choose_path',
+           'export_journal', 'import_journal', 'verify_exercises']
 
 # %% ../../nbs/lab/80_commands.ipynb #d4eaa61e
 import os
@@ -87,7 +87,7 @@ def reset_exercise(id: Id) -> None:
 
 @learn_app.command("next")
 def show_next(path: Annotated[str | None, typer.Option(help="A reading path of nbs/book.toml.")] = None) -> None:
-    "What to do next."
+    "What to do next: on a path, on the one you have chosen, or on all of them."
     from rap_analyzer.learn.progress import next_text
     typer.echo(next_text(path))
 
@@ -104,6 +104,25 @@ def show_progress(
     if html: page.write_text(progress_page(), encoding="utf-8")
     more = [] if html else [line for lines in PROGRESS for line in lines()]
     show(rows := overview(), json_, str(page) if html else "\n".join([overview_text(rows), guess_line(guesses()), *more]))
+
+# %% ../../nbs/lab/80_commands.ipynb #dfe80e21
+@learn_app.command("path")
+def choose_path(
+    name: Annotated[str, typer.Argument(help="Which one; without a name they are listed.")] = "",
+    clear: Annotated[bool, typer.Option("--clear", help="Follow all paths again.")] = False,
+    json_: AsJson = False,
+) -> None:
+    "Choose the reading path that `learn next` follows."
+    from rap_analyzer.book import duration
+    from rap_analyzer.learn import progress
+    from rap_analyzer.learn.messages import words
+    if name and clear: raise typer.BadParameter("expected a name or --clear, not both")
+    if not (name or clear): return show(rows := progress.list_paths(), json_, progress.paths_text(rows))
+    progress.choose_path(name)
+    if clear: return show({"path": None}, json_, words("path.cleared"))
+    told = progress.find_path(name)
+    said = words("path.chosen", title=told.title, duration=duration(told.minutes))
+    show({"path": name}, json_, f"{said}\n{progress.next_text()}")
 
 # %% ../../nbs/lab/80_commands.ipynb #abb07c20
 @learn_app.command("export")

@@ -101,6 +101,9 @@ MESSAGES |= {
     "note.file": "Read from {file}.",
     "copy.none": "You have no copy of {id} yet: {rap} learn start {id}",
     "next.none": "You have passed every exercise of this course.",
+    "next.path_done": "You have passed every exercise of the path {title}. It ends with {file}: {about}\n"
+                      "Another path: {rap} learn path. All of them again: {rap} learn path --clear",
+    "next.yours": "\nYour path: {title}. Another one: {rap} learn path",
     "next.is": "{id}  {title}  (about {minutes} minutes){chapter}\n{rap} learn start {id}",
     "next.read": "\nIt builds on {file}: read that first, if you have not.",
     "next.chapter": "{id}  {heading}  (in {file}, about {minutes} minutes)\n"
@@ -117,6 +120,14 @@ MESSAGES |= {
     "progress.guesses": "{n} guesses, {near} of them within a factor of two. The worst surprise: {key}, guessed {guess:.4g}, "
                         "measured {truth:.4g}.",
     "progress.no_guess": "No guesses yet: the notebooks ask for them.",
+}
+
+# %% ../../nbs/lab/40_messages.ipynb #716b24bb
+MESSAGES |= {
+    "path.chosen": "{title} ({duration}) is your path now: {rap} learn next follows it.",
+    "path.cleared": "You follow all paths again, one after the other.",
+    "path.none_chosen": "Choose one: {rap} learn path NAME",
+    "path.is_chosen": "Your path is {name}. All of them again: {rap} learn path --clear",
 }
 
 # %% ../../nbs/lab/40_messages.ipynb #9653e054
