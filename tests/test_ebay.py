@@ -7,14 +7,19 @@ from helpers import own_database
 from typer.testing import CliRunner
 
 from rap_analyzer.app import create_app
+from rap_analyzer.deadline import DEADLINE
 from rap_analyzer.giants import commands
 from rap_analyzer.giants.ebay import MusicMarketplacePlatform, demo
 from rap_analyzer.music.audio import BadAudio
+from rap_analyzer.platform.keys import Keys
 from rap_analyzer.product.events import Events
+from rap_analyzer.search.fulltext import find
 from rap_analyzer.search.index import build
 from rap_analyzer.search.sessions import Query
 from rap_analyzer.search.store import Store, fill
-from rap_analyzer.serve.analysis import ANALYZERS, hash_track
+from rap_analyzer.serve.analysis import ANALYZERS, accept_track, hash_track
+from rap_analyzer.serve.jobs import Jobs
+from rap_analyzer.serve.worker import run_job
 from rap_analyzer.web import serving
 
 KEPT = """INSERT INTO analyses (tenant_id, sha256, analyzer, version, value, confidence)
@@ -61,6 +66,39 @@ def test_the_route_stores_the_action_that_it_was_and_orders_an_analysis_once(sto
                                                        "{ track { title } } } }"}).json()
         assert phone["data"]["track"]["title"] == store.tracks([42])[0].title and len(phone["data"]["track"]["similar"]) == 2
     assert [e[1:] for e in stored(store)] == [("skip", 42), ("play", 1)]
+
+
+SCREEN = """{ search(q: "drill", k: %d) { hits { track {
+    id title artist { name } analysis(only: ["mood"]) { analyzer value } } } } }"""
+
+
+def test_a_phone_gets_the_same_screen_by_either_door_and_more_tracks_take_no_more_statements(store, monkeypatch):
+    said, aquery = [], Store.aquery
+    def noted(self, query, *more):
+        if DEADLINE.get() is not None: said.append(query.sql)                          # of a request
+        return aquery(self, query, *more)
+    monkeypatch.setattr(Store, "aquery", noted)
+    for hit in find("drill", 2, store=store): run_job(Jobs(store), str(accept_track(store, hit.track_id)[0].id))
+    key = {"Authorization": f"Bearer {Keys(store).create(['read', 'write'])[0]}"}
+    app = create_app(store, auth="required", cache_s=0)
+    with serving(app) as url, httpx.Client(base_url=url, headers=key, timeout=20) as client:
+        def graphql(k):
+            said.clear()
+            r = client.post("/graphql", json={"query": SCREEN % k}).json()
+            assert "errors" not in r, r
+            return [hit["track"] for hit in r["data"]["search"]["hits"]]
+        by_rest = []
+        for hit in client.get("/api/tracks/search?q=drill&k=2").json()["hits"]:
+            job = client.get(client.post("/api/analyze", json={"track_id": hit["track_id"]}).json()["status"]).json()
+            by_rest.append((str(hit["track_id"]), hit["title"], hit["artist"], job["result"]["analyses"]["mood"]["value"]["label"]))
+        two, few = graphql(2), len(said)
+        assert [(t["id"], t["title"], t["artist"]["name"], t["analysis"][0]["value"]["label"]) for t in two] == by_rest
+        assert all([a["analyzer"] for a in t["analysis"]] == ["mood"] for t in two)
+        assert len(graphql(8)) == 8 and 0 < len(said) == few
+        assert httpx.post(f"{url}/graphql", json={"query": SCREEN % 2}).status_code == 401
+        first = client.get("/api/tracks/42")
+        again = client.get("/api/tracks/42", headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")                        # where REST wins
 
 
 @pytest.mark.parametrize("upload, reason", [(b"", ""), (b"no song" * 99, "not_audio"), (b"RIFF\x24\x00\x00\x00WAVEfmt ", None)])

@@ -163,11 +163,12 @@ class TrackNode(TrackFacts):
         hits = await info.context.loaders.similar.load((self.known.id, read_size(k)))
         return [copy_fields(HitNode, h, shares=None) for h in hits]
 
-    @strawberry.field(description="What the analyzers found; empty before a job has heard it.")
-    async def analysis(self, info: Info) -> list[AnalysisNode]:
+    @strawberry.field(description="What the analyzers found, or those named; empty before a job has heard it.")
+    async def analysis(self, info: Info, only: list[str] | None = None) -> list[AnalysisNode]:
         "Of all tracks of the question, one statement."
         found = await info.context.loaders.analyses.load(hash_track(self.known))
-        return [AnalysisNode(analyzer=a, value=v, confidence=c, warnings=w) for a, v, c, w in found]
+        wanted = [row for row in found if only is None or row[0] in only]
+        return [AnalysisNode(analyzer=a, value=v, confidence=c, warnings=w) for a, v, c, w in wanted]
 
 # %% ../../nbs/platform/54_graphql_types.ipynb #87010537
 @node
