@@ -33,6 +33,8 @@ from rap_analyzer.recommend.rollout import takes_canary
 from rap_analyzer.recommend.shown import KEEP_DAYS, WAITING, PageLog, Shown
 from rap_analyzer.recommend.sources import read_asked
 from rap_analyzer.search.store import Store
+from rap_analyzer.serve.metrics import Metrics
+from rap_analyzer.serve.watch import Watch
 from rap_analyzer.web import serving
 
 CARD, LISTENERS = "# A ranker\nFor tests.", 60
@@ -331,6 +333,29 @@ def test_files_that_are_no_ranker_are_refused(files):
                         (data.replace(version, b"0" * 8), "defined otherwise")):
         with pytest.raises(BadModel, match=says): Forest(wrong)
     assert rehearse(LOADERS["ranker"], data)["width"] == len(NAMES)
+
+
+# ---- what goes into a model
+
+def test_half_the_tempo_is_in_time_and_seen_by_the_watch_alone(crowd, models):
+    models.promote("ranker", 1, "test")
+    metrics = Metrics()
+    async def go(ensemble, judge):
+        await serves(judge, 1)
+        judge.watch = Watch(metrics, reference=40, current=40, every=10)
+        ensemble.explore, look_up = 0, ensemble.look_up
+        async def halved(store, ids):
+            rows = await look_up(store, ids)
+            return {i: r._replace(facts=r.facts._replace(bpm=r.facts.bpm and r.facts.bpm / 2)) for i, r in rows.items()}
+        async def pages(n): return [await ensemble.page(crowd.busy[i % 20], 5, {"hour": 18}) for i in range(n)]
+        calm = (await pages(80))[-1], judge.watch.drifted()
+        ensemble.look_up = halved
+        return calm, ((await pages(40))[-1], judge.watch.drifted())
+    (before, quiet), (after, moved) = ask(crowd, go)
+    assert before.by == after.by == "ranker 1" and quiet == []                               # no failure, no stand-in
+    assert "bpm" in [m.name for m in moved] and "year" not in [m.name for m in moved]
+    seen = lambda name: metrics.registry.get_sample_value(name, {"feature": "bpm"})
+    assert seen("rap_feature_psi") > seen("rap_feature_psi_limit")
 
 
 # ---- the log

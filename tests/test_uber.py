@@ -122,6 +122,14 @@ def test_a_promise_that_is_kept_accuses_nobody():
     with pytest.raises(ValueError, match="no budget for 'dns'"): monitor.note({"dns": 1.0})
 
 
+def test_the_monitor_names_a_feature_that_moved_beside_the_parts():
+    monitor, rng = Monitor(), np.random.default_rng(2)
+    for _ in range(50): monitor.note({"features": 5.0, "rest": 1.0})
+    for i in range(800): monitor.watch.note("ranker 1", {"bpm": rng.normal(110, 18) / (1 + (i >= 600))})
+    said, = monitor.alarms()
+    assert said.startswith("bpm: drifted") and monitor.burning() == [] and monitor.culprit() == ""
+
+
 def test_blame_is_the_overspend_of_late_requests_alone():
     X = np.array([[90.0, 10], [90, 10], [90, 10], [10, 300]])
     assert attribute(X, [100, 100], 200).tolist() == [0, 1]

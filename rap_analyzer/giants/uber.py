@@ -34,6 +34,7 @@ from ..search.sessions import Query
 from ..search.store import Store
 from ..serve.metrics import BUCKETS, Metrics
 from ..serve.slo import OBJECTIVES, SPEEDS, Kept, Objective
+from ..serve.watch import Watch
 
 # %% ../../nbs/giants/20_uber.ipynb #41410153
 PROMISE = next(o for o in OBJECTIVES if o.name == "recommend-in-time")
@@ -128,6 +129,7 @@ class Monitor:
         keep: int = 2_000,  # requests
     ):
         self.objectives, self.budgets, self.rows = split_promise(budgets), dict(budgets), deque(maxlen=keep)
+        self.watch = Watch()  # of features and scores; the platform puts its ranker's here
         self.seconds = metrics and Histogram("rap_part_seconds", "Self time of a part of a page.", ["part"], buckets=BUCKETS,
                                              registry=metrics.registry)
 
@@ -188,6 +190,12 @@ def burning(self: Monitor) -> list[Kept]:
     "The parts that spend their failures fast enough for an alert that pages."
     return [k for k in self.kept()[1:] if k.burn > SPEEDS[0].burn]
 
+# %% ../../nbs/giants/20_uber.ipynb #bfd42896
+@patch
+def alarms(self: Monitor) -> list[str]:  # empty: all is well
+    "Which parts overspend, and which features have moved: what a person on call reads first."
+    return [*map(repr, self.burning()), *map(repr, self.watch.drifted())]
+
 # %% ../../nbs/giants/20_uber.ipynb #377e45fd
 ORDER = Experiment("giants-order", {"blend": .5, "model": .5})
 
@@ -219,6 +227,7 @@ class MusicRecommendationPlatform:
         e.learn, e.arrange = timed("features", e.learn), timed("rerank", e.arrange)
         sources.gather = timed("candidates", sources.gather)
         r.rank, r.table = timed("ranking", r.rank), timed("features", r.table)
+        self.monitor.watch = r.watch
 
     async def rank(self, asked: Asked, ids: Sequence[int], look_up: Callable) -> Ranked:
         "The order of the pool: the serving model's for its half of the listeners."
@@ -254,6 +263,7 @@ def demo(store: Store, own: Sequence[int] = ()) -> dict[str, object]:  # own: tr
         whole = platform.monitor.kept()[0]
         return {"requests": len(pages), "p95_ms": round(float(np.quantile(platform.monitor.table().sum(1), .95)), 1),
                 "promise": repr(whole), "late because of": platform.monitor.culprit() or "no request was late",
+                "alarms": "; ".join(platform.monitor.alarms()) or "none",
                 **{f"p95 {s.part}": f"{s.p95_ms:.1f} of {s.budget_ms:g} ms" for s in platform.monitor.report()},
                 "first track": pages[0].hits[0].why if pages[0].hits else pages[0].note}
     return asyncio.run(run())

@@ -34,7 +34,7 @@ BUCKETS = (.00025, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 
 JOB_BUCKETS = (.01, .05, .1, .2, .5, 1, 2, 5, 8, 10, 20, 60, 120)  # seconds; a dead worker's job is begun again within 8
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
-
+# %% ../../nbs/systems/62_metrics.ipynb #5441f9fb
 class Metrics:
     "What processes count: requests, attempts at jobs, restarts. In a registry of their own."
     def __init__(self) -> None:
@@ -56,6 +56,8 @@ class Metrics:
         self.events = Counter("rap_events", "Events accepted, each once.", ["action"], registry=mine)
         self.saves = [Counter(name, "Saves of tracks, each once.", registry=mine) for name in ("rap_saves", "track_saved")]
         self.event_lag = Histogram("rap_event_lag_seconds", "From commit to counter, in seconds.", buckets=BUCKETS, registry=mine)
+        self.psi, self.psi_limit = (Gauge(f"rap_feature_psi{end}", said, ["feature"], registry=mine, multiprocess_mode="liveall")
+                                    for end, said in (("", "How far a feature has moved."), ("_limit", "What an alarm takes.")))
         ProcessCollector(registry=self.local)
 
 # %% ../../nbs/systems/62_metrics.ipynb #53961a9d
