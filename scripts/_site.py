@@ -138,6 +138,18 @@ def fixed(output: dict, widgets: dict) -> dict:
     return {"output_type": "display_data", "metadata": {}, "data": {"text/html": shown}}
 
 
+def pictured(output: dict, source: str = "") -> dict:
+    """A picture with its alternative text: what its cell says (`#| fig-alt: ...`), else what the figure says of itself (see
+    `display.describe_figure`). The renderer would leave it without."""
+    data = output.get("data", {})
+    kind = next((k for k in ("image/png", "image/jpeg") if k in data), None)
+    if not kind or "text/html" in data or "image/svg+xml" in data: return output
+    given, itself = re.search(r"^#\|\s*fig-alt:\s*(.+)$", source, re.M), "".join(data.get("text/plain", ""))
+    said, drawn = given[1].strip() if given else itself, "".join("".join(data[kind]).split())
+    image = f'<img class="img-fluid" alt="{html.escape(said)}" src="data:{kind};base64,{drawn}">'
+    return output | {"data": {"text/html": image}}
+
+
 def told(output: dict, where: Where) -> dict:
     "An output in which Markdown, such as that of `say`, is treated like the page's own prose."
     data = output.get("data", {})
@@ -222,7 +234,7 @@ def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
             continue
         if re.search(r"^#\|\s*hide\b", text(c), re.M): continue
         code = re.sub(r"^#\|.*\n?", "", text(c), flags=re.M).strip("\n")
-        outputs = [told(fixed(o, widgets), where) for o in c["outputs"]]
+        outputs = [told(pictured(fixed(o, widgets), text(c)), where) for o in c["outputs"]]
         after_code = n > 0 and cells[n - 1]["cell_type"] == "code"
         if any(a.end == n for a in asked): outputs = [_guess.unasked(o) for o in outputs]
         begin = look(text(c), bool(outputs), f"rap_analyzer.{module}", after_code)
@@ -301,7 +313,7 @@ def home(root: Path, profile: str, where: Where, foot: str) -> dict:
         return [md(_marks.raw(_guess.form(ask, question, truth)))]
     def result(outputs: list[dict], key: str) -> list[dict]:
         shown = [{"cell_type": "code", "metadata": {"tags": ["remove-input"]}, "source": "result", "execution_count": None,
-                  "outputs": [told(o, where) for o in outputs]}]
+                  "outputs": [told(pictured(o), where) for o in outputs]}]
         return measured(key, SUMMARY, shown) if key else shown
     cells = _home.assemble(body, executed, form, result, lambda said: [md(prose(said, where))] if said.strip() else [])
     head = {"cell_type": "raw", "metadata": {}, "source": front_matter(front, body, "Home")}
@@ -426,6 +438,7 @@ class Read(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
         self.ids, self.classes, self.links, self.loads, self.inline, self.meta = Counter(), set(), [], [], [], {}
+        self.pictures: list[str] = []  # the alternative text of each
         self.open = ""
         self.feed(text)
 
@@ -436,6 +449,7 @@ class Read(HTMLParser):
         self.classes.update(given.get("class", "").split())
         if tag == "html": self.meta["lang"] = given.get("lang", "")
         if tag == "meta" and given.get("name"): self.meta[given["name"]] = given.get("content", "")
+        if tag == "img" and given.get("role") != "presentation": self.pictures.append(given.get("alt", ""))
         if tag == "a" and "href" in given: self.links.append(given["href"])
         self.loads += [(tag, v) for k, v in given.items() if (tag, k) in self.LOADS]
         self.inline += [("style", given["style"])] if "style" in given else []
@@ -502,6 +516,14 @@ def unfound(site: Path, pages: dict[Path, Read]) -> Iterator[str]:
         if not page or (anchor and unquote(anchor) not in page.ids): yield f"the search leads to {address}, which is not there"
 
 
+def wordless(site: Path, pages: dict[Path, Read]) -> Iterator[str]:
+    "Pictures that no text describes: without one, or with the size of their paper, from an execution before figures had words."
+    for path, page in pages.items():
+        for n, said in enumerate(page.pictures, 1):
+            if not said.strip() or re.match(r"<?Figure\b|<", said):
+                yield f"{path.relative_to(site)}: nothing describes its picture {n} (alt={said!r:.60}); execute the notebook again"
+
+
 def misread(site: Path, pages: dict[Path, Read]) -> Iterator[str]:
     "Guesses that a page gives away before it asks for them, and Markdown that was left as it was typed."
     for path in pages:
@@ -516,7 +538,7 @@ def problems(site: Path) -> list[str]:
     pages = {p: Read(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
     lacks = [f"{p.relative_to(site)} has no {what}" for p, page in pages.items()
              for what in ("title", "description", "lang", "viewport") if not page.meta.get(what, "").strip()]
-    found = [said for check in (online, dead, twice, unfound, misread) for said in check(site, pages)]
+    found = [said for check in (online, dead, twice, unfound, wordless, misread) for said in check(site, pages)]
     return [*lacks, *found] if pages else ["the site has no pages"]
 
 

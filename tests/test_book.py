@@ -9,8 +9,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import psutil
 import pytest
+from matplotlib.figure import Figure
+
+from rap_analyzer.display import describe_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -71,7 +75,9 @@ def house(tmp_path):
     put(root / "nbs/lab/00_core.ipynb", cell("markdown", "# How `far`?\n> A subtitle.\n\nSee [the next](01_lab.ipynb#the-answer)."),
         cell("code", "#| default_exp core"), cell("code", "#| export\ndef double(x: int) -> int: return 2 * x"),
         cell("markdown", "Call `double(2)`. Слушатель любит такой трек."),
-        cell("code", "from rap_analyzer.core import settings as s\nprint('profile', s().lab.profile, 'tracks', s().tracks)"))
+        cell("code", "from rap_analyzer.core import settings as s\nprint('profile', s().lab.profile, 'tracks', s().tracks)"),
+        cell("code", "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.bar(['old', 'new'], [3, 2])\n"
+                     "plt.close(fig)\nfig"))
     put(root / "nbs/lab/01_lab.ipynb", cell("markdown", "# Why?\n\nBecause of [that](00_core.ipynb), the folder [adr](../../adr)\n"
                                         "and a [file](../../settings.ini), and $2^n$.\n\n```mermaid\ngraph LR\n"
                                         "  a[one] --> b[two]\n```\n\n## The answer\n"),
@@ -272,6 +278,7 @@ def look_at_the_site(site: Path) -> None:
     assert one.count("the truth") == 1 and "Executed on" in one and "3,000 synthetic tracks" in one
     assert one.count("<svg") == (2 if find_spec("mermaidx") else 0) and "<msup>" in one and "<msup>" not in home
     assert '<a href="../../reference/core.html#double"><code>double(2)</code></a>' in pages["nbs/lab/00_core.html"]
+    assert '<img class="img-fluid" alt="Plot. bars: old 3, new 2." src="data:image/png' in pages["nbs/lab/00_core.html"]
     assert "any number" in pages["reference/core.html"] and "../nbs/lab/00_core.html" in pages["reference/core.html"]
     assert all('/fuse' not in text and 'site.js" data-up="' in text for text in pages.values())
     assert re.search(r"The lab.*Numbers.*Reasons", home, re.S) and "Decisions on record" in home and "The project" not in home
@@ -303,6 +310,17 @@ def test_a_chapter_becomes_a_page(house):
     assert [c["source"] for c in plain] == ["open()"]
     form = text[text.index("predict('k')") + 1]  # in place of the words that say how to guess
     assert '<form class="guess" id="guess-k"' in form and "What is your guess?" in form and form.count("<button") == 7
+
+
+def test_a_picture_has_the_words_of_its_figure_or_those_of_its_cell(house):
+    def page(source: str, text: str, kind: str = "image/png") -> str:
+        out = {"output_type": "display_data", "metadata": {}, "data": {kind: "iVBO\nRw0K", "text/plain": text}}
+        nb = notebook(cell("markdown", "# Where?\n\nText."), cell("code", source, [out]))
+        made = _site.chapter(nb, _site.Where(PurePosixPath("nbs/20_a_b.ipynb"), house))
+        return json.dumps([c.get("outputs") for c in made["cells"]])
+    assert 'alt=\\"Plot. a \\u0026lt;b'.replace("\\u0026", "&") in page("fig", "Plot. a <b")
+    assert 'alt=\\"What the author says\\"' in page("#| fig-alt: What the author says\nfig", "Plot. a line")
+    assert 'base64,iVBORw0K\\"' in page("fig", "Plot.", "image/jpeg") and "<img" not in page("fig", "Plot.", "image/svg+xml")
 
 
 def test_a_page_without_a_subtitle_still_has_a_description():
@@ -351,7 +369,7 @@ def complaints(site: Path, body: str = "", head: str = "", **files: str) -> str:
 
 @pytest.mark.parametrize("body", [
     '<a href="https://a.b/c">out</a><a href="#">top</a><a href="b.html#here">x</a><a href="b.html#old">x</a><a href="./">x</a>',
-    '<img src="data:image/png;base64,AA=="><a href="mailto:a@b.c">m</a><a href="b.html?x=1">q</a>',
+    '<img alt="Costs; bars: old 3" src="data:image/png;base64,AA=="><a href="mailto:a@b.c">m</a><a href="b.html?x=1">q</a>',
     '<script>const ns = "http://www.w3.org/2000/svg"; fetch("search.json")</script><code>url(https://a.b)</code>',
     '<style>p { background: url("data:image/svg+xml,%3csvg xmlns=\'http://www.w3.org/2000/svg\'/%3e") }</style>'])
 def test_a_good_page_has_no_problems(tmp_path, body):
@@ -369,6 +387,9 @@ def test_a_good_page_has_no_problems(tmp_path, body):
     ('<div class="smalldocs-search"></div>', "search.js is missing"),
     ('<svg><image href="https://a.b/c.svg"></image></svg>', "loads https://a.b/c.svg"),
     ('<img src="https://a.b/c.png">', "loads https://a.b/c.png"),
+    ('<img src="data:,">', "nothing describes its picture 1"),
+    ('<img alt="x" src="data:,"><img alt=" " src="data:,">', "nothing describes its picture 2"),
+    ('<img alt="&lt;Figure size 600x300 with 1 Axes&gt;" src="data:,">', "nothing describes its picture 1"),
     ('<script src="//cdn.b/c.js"></script>', "loads //cdn.b/c.js"),
     ('<script type="module">import m from "https://cdn.b/m.mjs"</script>', "loads https://cdn.b/m.mjs"),
     ('<iframe src="http://a.b"></iframe>', "loads http://a.b"),
@@ -399,14 +420,33 @@ def test_a_plot_of_a_forked_kernel_is_a_picture():
     _kernels.preload(_kernels.WORTH)
     import nbformat
     from nbclient import NotebookClient
-    plot = nbformat.v4.new_code_cell("import sys; sys.modules['matplotlib']; import matplotlib.pyplot as plt; plt.plot([1, 2]);")
+    draw = "import matplotlib.pyplot as plt; plt.title('Up'); plt.plot([1, 2]);"
+    plot = nbformat.v4.new_code_cell("import sys; sys.modules['matplotlib']; " + draw)
     nb = nbformat.v4.new_notebook(cells=[plot])
     NotebookClient(nb, kernel_manager_class=_kernels.Manager, timeout=60).execute()
-    print(sorted(key for o in nb.cells[0].outputs for key in o.get("data", {})))
+    print(sorted(key for o in nb.cells[0].outputs for key in o.get("data", {})), nb.cells[0].outputs[-1]["data"]["text/plain"])
 """
     env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT, check=True, env=env)
-    assert said.stdout.splitlines()[-1] == "['image/png', 'text/plain']", said.stdout + said.stderr
+    wanted = "['image/png', 'text/plain'] Plot. Up; a line from 1 to 2."
+    assert said.stdout.splitlines()[-1] == wanted, said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("draw, said", [
+    (lambda ax: ax.scatter([1, 2, 3], [1, 2, 3], label="songs"), "songs: 3 points"),
+    (lambda ax: ax.hist(np.arange(100.0), bins=20), "20 bars from 5 to 5"),
+    (lambda ax: (ax.bar([-.2, .8], [3, 2], .4, label="was"), ax.bar([.2, 1.2], [1, 4], .4, label="is"),
+                 ax.set_xticks([0, 1], "ab")), "was: a 3, b 2, is: a 1, b 4"),
+    (lambda ax: ax.boxplot([[1, 2, 3, 9]]), "between 1.75 and 4.5"), (lambda ax: ax.imshow(np.eye(3)), "a map of 3 x 3 values"),
+    (lambda ax: (ax.plot([1, 5, 2], label="hits"), ax.axvline(1), ax.set(yscale="log", ylabel="ms")),
+     "hits from 1 to 2 (between 1 and 5); up: ms (log scale)"),
+    (lambda ax: [ax.plot([n, n + 1], label=f"run {n}") for n in range(9)], "run 5 from 5 to 6 and 3 more"),
+    (lambda ax: ax.fill_between([0, 1], [0, 1]), "areas"), (lambda ax: ax.plot([float("nan")] * 3), "a line without values"),
+    (lambda ax: ax.set_axis_off(), "Plot: a drawing.")])
+def test_a_figure_says_what_is_drawn(draw, said):
+    ax = Figure().subplots()
+    draw(ax)
+    assert said in describe_figure(ax.figure), describe_figure(ax.figure)
 
 
 def test_an_execution_says_how_long_it_will_take(tmp_path):
