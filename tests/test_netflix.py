@@ -22,7 +22,9 @@ from rap_analyzer.giants.netflix import MusicStreamingPlatform, assign_many, com
 from rap_analyzer.giants.scenes import VARIANTS, draw_variant
 from rap_analyzer.music import catalog
 from rap_analyzer.platform.cover import draw_cover
+from rap_analyzer.platform.keys import Keys
 from rap_analyzer.platform.layout import LAYOUTS
+from rap_analyzer.platform.page import PAGES
 from rap_analyzer.product.actions import make_event
 from rap_analyzer.product.assignment import Experiment, assign
 from rap_analyzer.product.audience import simulate
@@ -251,6 +253,29 @@ def test_another_tenants_exposure_counts_for_nobody(served):
     assert other.query(Query(artwork_routes.EARNED, (day, day))) == [] and earned(served) == before
     assert other.query(Query(artwork_routes.FIND, (exposure, 1, track))) == []
     other.forget()
+
+
+def test_a_signed_in_team_is_shown_covers_of_its_own(served):
+    team = fill(Store(served.store.lab, "covers-team"), 200)
+    Events(team).register([1])
+    key, _ = Keys(team).create(["read", "write"])
+    with serving(create_app(served.store, auth="required")) as url, httpx.Client(base_url=url, timeout=20) as browser:
+        browser.headers["accept"] = "text/html"
+        assert browser.post("/sign-in", data={"key": key, "next": "/"}).status_code == 303
+        browser.cookies.set("listener", "1", domain="127.0.0.1")
+        mine = until(lambda: [x for _, x, _ in re.findall(COVERS, browser.get("/").text)])
+        assert "Signed in: covers-team" in browser.get("/").text
+    ids = Query("SELECT exposure_id FROM cover_exposures WHERE listener_id = 1")
+    assert set(mine) <= {x for x, in team.query(ids)} and not set(mine) & {x for x, in served.store.query(ids)}
+    team.forget()
+
+
+def test_a_reload_is_the_same_click(served):
+    track, (exposure, _) = list(served.covers(2).items())[-1]
+    said = [tell(served, exposure, "click", who=2, track=track) for _ in range(2)]          # as track.js does: without a time
+    assert [r.status_code for r in said] == [200, 200] and said[0].json() == said[1].json()
+    script = (PAGES / "static" / "track.js").read_text(encoding="utf-8")
+    assert 'event("click", track), time: undefined, session_id: undefined' in script
 
 
 def test_the_bandit_learns_what_the_page_was_told(served):

@@ -28,7 +28,6 @@ async function accept(e) {
   await register();
   try { await send("POST", "/api/track_action", e) } catch (err) {
     if (err.status !== 409 || !about.cover || !e.event_id.startsWith(about.cover)) throw err;
-    if (e.action === "click") return;  // it is known, from another tab
     e.event_id = fresh();  // a second play is an event of its own, and earns the cover nothing
     await send("POST", "/api/track_action", e); }
   at("#sent").append(make("li", say("accepted", {action: e.action, id: e.track_id}))); }
@@ -56,4 +55,4 @@ async function next() {
   } catch (err) { if (!at("#next").children.length) at("#order").textContent = say("no_next", {why: err.message}) }
 }
 next();
-if (about.cover) accept({...event("click", track), time: undefined}).catch(() => {});  // without a time: a reload is the same click
+if (about.cover) accept({...event("click", track), time: undefined, session_id: undefined}).catch(() => {});  // a reload is the same click
