@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from rap_analyzer.cli import app as commands
 from rap_analyzer.giants import uber
-from rap_analyzer.giants.uber import BUDGETS_MS, Monitor, MusicRecommendationPlatform, Span, attribute, self_ms, split_promise
+from rap_analyzer.giants.spans import BUDGETS_MS, Monitor, Span, attribute, self_ms, split_promise
+from rap_analyzer.giants.uber import MusicRecommendationPlatform
 from rap_analyzer.product.audience import simulate
 from rap_analyzer.recommend import candidates, live
 from rap_analyzer.recommend.ensemble import UNKNOWN
