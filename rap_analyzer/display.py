@@ -115,7 +115,7 @@ def describe_axes(ax: "Axes") -> str:  # empty: nothing is drawn
     dots = [c for c in ax.collections if hasattr(c, "get_sizes") and len(c.get_offsets()) > 1]
     if not (bars or lines or dots or ax.images): lines = list(ax.lines)              # beside other things, a short line is a mark
     drawn = [describe_bars(ax, c) for c in bars]
-    drawn += [describe_line(name_series(x.get_label(), "a line"), x.get_ydata()) for x in lines]
+    drawn += [describe_line(name_series(x.get_label(), "a line"), x.get_ydata(orig=False)) for x in lines]
     drawn += [f"{name_series(c.get_label(), 'points')}: {len(c.get_offsets())} points" for c in dots]
     drawn += [f"a map of {' x '.join(map(str, x.get_array().shape[:2]))} values" for x in ax.images]
     drawn += ["a map in colours"] * any("Mesh" in type(c).__name__ for c in ax.collections)

@@ -442,6 +442,8 @@ def test_a_plot_of_a_forked_kernel_is_a_picture():
      "hits from 1 to 2 (between 1 and 5); up: ms (log scale)"),
     (lambda ax: [ax.plot([n, n + 1], label=f"run {n}") for n in range(9)], "run 5 from 5 to 6 and 3 more"),
     (lambda ax: ax.fill_between([0, 1], [0, 1]), "areas"), (lambda ax: ax.plot([float("nan")] * 3), "a line without values"),
+    (lambda ax: ax.plot(["a", "b", "c"], ["low", "high", "low"]), "a line between 0 and 1"),
+    (lambda ax: ax.plot([1, 2, 3], np.arange("2026-11-01", "2026-11-04", dtype="datetime64[D]")), "a line from 20,"),
     (lambda ax: ax.set_axis_off(), "Plot: a drawing.")])
 def test_a_figure_says_what_is_drawn(draw, said):
     ax = Figure().subplots()
