@@ -42,7 +42,8 @@ def share_out(total: int, needs: list[int]) -> list[int]:
 def choice(trails: list[ReadingPath]) -> list[str]:
     "The paths that have a problem, each as one sentence that leads to it."
     answers = [f"- {t.problem} [{t.title.removeprefix('Weekend: ')}](#{t.name})" for t in trails if t.problem]
-    how = f"{WHOSE} Each answer is a path of its own. `rap-analyzer learn path NAME` makes it yours."
+    how = (f"{WHOSE} Each answer is a path of its own: `rap-analyzer learn path uber`. A giant runs on your own songs, too, once "
+           "they are in: `rap-analyzer ingest FOLDER`.")
     return [f"## {CHOICE} {{#choice}}", "", how, "", *answers, ""]
 
 

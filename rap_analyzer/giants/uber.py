@@ -85,7 +85,7 @@ def demo(store: Store, own: Sequence[int] = ()) -> dict[str, object]:  # own: tr
         platform = MusicRecommendationPlatform(mine, model_id=model)
         try:
             who = [(i, {}) for i, in await mine.aquery(Query(SOME))] or [(i, {}) for i in range(10)]
-            if own: who = [(None, {"session": [i]}) for i in own]
+            if own: who = [(None, {"session": [own[n % len(own)]]}) for n in range(max(20, len(own)))]
             for _ in range(2):
                 platform.monitor.rows.clear()
                 pages = [await platform.get_recommendations(i, {"hour": 18} | more) for i, more in who]
