@@ -17,8 +17,9 @@ from _recommend import ACTIVITIES, serve_model
 from rap_analyzer.giants.amazon import MarketplaceMLPlatform, make_session
 from rap_analyzer.giants.ebay import MusicMarketplacePlatform
 from rap_analyzer.giants.netflix import MusicStreamingPlatform
+from rap_analyzer.giants.spans import LIMIT_MS
 from rap_analyzer.giants.spotify import MusicAIStudioPlatform
-from rap_analyzer.giants.uber import LIMIT_MS, MusicRecommendationPlatform
+from rap_analyzer.giants.uber import MusicRecommendationPlatform
 from rap_analyzer.lab import Lab
 from rap_analyzer.music import catalog
 from rap_analyzer.product.audience import simulate

@@ -1,4 +1,6 @@
 "Analyzers with queues of their own: real workers, real kills. A track is complete with its last part, and nothing is done twice."
+import math
+import random
 import threading
 from functools import partial
 from uuid import uuid4
@@ -8,6 +10,7 @@ import psutil
 import pytest
 
 from rap_analyzer.core import LabError, settings
+from rap_analyzer.giants.fleet import Terms, done_in_s, lost_s, paid_s, plan, spot
 from rap_analyzer.music import catalog
 from rap_analyzer.music.analyzers import FIVE
 from rap_analyzer.search.sessions import Query
@@ -125,3 +128,56 @@ def test_a_name_that_is_no_analyzer_and_a_queue_that_is_not_there_are_refused(jo
     assert jobs.counts()[OWN + "genre"]["waiting"] == 0
     own("Genre")
     with pytest.raises(LabError, match="OWN_QUEUES"): own_analyzers()
+
+
+# ---- what it costs
+
+def played(task_s: float, terms: Terms, n: int, seed: int = 5) -> float:
+    "Seconds paid for a finished task, by playing many of them out."
+    rng, paid = random.Random(seed), 0.0
+    for _ in range(n):
+        while True:
+            due = rng.expovariate(terms.per_hour / 3600)
+            if due >= task_s: paid += task_s; break
+            in_time = task_s <= due + terms.warning_s
+            paid += terms.restart_s + (task_s if in_time else due + terms.warning_s)
+            if in_time: break
+    return paid / n
+
+
+@pytest.mark.parametrize(("task_s", "per_hour", "warning_s", "restart_s"), [
+    (60, 30, 0, 0), (60, 30, 20, 40), (60, 120, 20, 10), (20, 120, 30, 60), (3600, 1, 120, 90)])
+def test_the_formula_says_what_playing_it_says(task_s, per_hour, warning_s, restart_s):
+    terms = Terms(1, per_hour, warning_s, restart_s)
+    assert paid_s(task_s, terms) == pytest.approx(played(task_s, terms, 40_000), rel=.03)
+    assert paid_s(task_s, terms) > task_s or not restart_s and task_s <= warning_s
+    assert lost_s(task_s, terms) == 0 or task_s > warning_s
+
+
+def test_a_plan_keeps_its_deadline_and_one_worker_less_does_not():
+    offers = {"on demand": Terms(1), "spot": spot(Terms(1, restart_s=60), .7, 2)}
+    rates, load = {"genre": 2.0, "training": 1 / 1800}, {"per_s": .001, "backlog": 50, "deadline_s": 7200}
+    for s in plan(rates, offers, **load):
+        terms, work = offers[s.terms], dict(rates={s.queue: rates[s.queue]}, backlog={s.queue: 50}, per_s=.001)
+        assert done_in_s({s.queue: s.workers}, terms=terms, **work) <= 7200 * 1.000001 and 0 < s.busy <= 1
+        if s.workers > 1:
+            try: late = done_in_s({s.queue: s.workers - 1}, terms=terms, **work)
+            except ValueError: late = float("inf")
+            assert late > 7200
+        for other in offers.values():                              # nothing on offer that does the same is cheaper
+            least = paid_s(1 / rates[s.queue], other) * (.001 + 50 / 7200) * other.price
+            assert s.per_hour <= math.ceil(least / other.price - 1e-9) * other.price + 1e-12
+
+
+@pytest.mark.parametrize(("ask", "says"), [
+    (lambda: spot(Terms(1), 1.2, 1), "discount from 0 to 1"), (lambda: spot(Terms(1), float("nan"), 1), "discount from 0 to 1"),
+    (lambda: Terms(1, per_hour=-1), "per_hour of 0 or more"), (lambda: Terms(float("inf")), "price of 0 or more"),
+    (lambda: paid_s(0, Terms(1)), "more than 0 s"),
+    (lambda: plan({"genre": 0}, {"a": Terms(1)}, 1), "above 0 for genre, got 0"),
+    (lambda: plan({"genre": 1}, {}, 1), "no terms on offer"), (lambda: plan({"genre": 1}, {"a": Terms(1)}, -1), "load of 0 or more"),
+    (lambda: done_in_s({"genre": 0}, {"genre": 1}, {"genre": 5}), "genre has work and no worker"),
+    (lambda: done_in_s({}, {"genre": 1}, {"genre": 5}), "genre has work and no worker"),
+    (lambda: done_in_s({"genre": 2}, {"genre": 0}, {"genre": 5}), "above 0 for genre"),
+    (lambda: done_in_s({"genre": 2}, {"genre": 1}, {"genre": 5}, per_s=2), "grows")])
+def test_what_makes_no_sense_is_refused_with_the_reason(ask, says):
+    with pytest.raises(ValueError, match=says): ask()
