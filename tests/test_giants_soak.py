@@ -1,10 +1,15 @@
 """The five platforms of the chapter Giants, in small: `scripts/soak giants` times them at full size."""
-import _giants
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+import _giants
 
 from rap_analyzer.core import settings
 from rap_analyzer.serve.stage import SERVERS
-
 
 @pytest.mark.alone
 def test_each_platform_answers_other_listeners_again_and_again(tmp_path, monkeypatch):
