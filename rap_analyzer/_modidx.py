@@ -6793,6 +6793,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'rap_analyzer/serve/analysis.py'),
                                              'rap_analyzer.serve.analysis.hear': ( 'systems/analysis.html#hear',
                                                                                    'rap_analyzer/serve/analysis.py'),
+                                             'rap_analyzer.serve.analysis.hear_file': ( 'systems/analysis.html#hear_file',
+                                                                                        'rap_analyzer/serve/analysis.py'),
                                              'rap_analyzer.serve.analysis.hear_track': ( 'systems/analysis.html#hear_track',
                                                                                          'rap_analyzer/serve/analysis.py'),
                                              'rap_analyzer.serve.analysis.hear_upload': ( 'systems/analysis.html#hear_upload',

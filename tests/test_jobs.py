@@ -222,7 +222,7 @@ def test_a_lease_that_ran_out_is_taken_back_and_ends_dead(home, jobs, caplog, mo
     told, publish = [], Queue.publish
     def tell(self, tenant, job_id, *args, first=False):
         told.append((job_id, first))
-        return publish(self, tenant, job_id, *args, first=first)
+        return job_id == job.id or publish(self, tenant, job_id, *args, first=first)       # no worker takes ours meanwhile
     monkeypatch.setattr(Queue, "publish", tell)
     job, _ = jobs.enqueue("nap", {}, "nap", attempts=2, request_id="who-1")
     sweeper = Sweeper(jobs.store, Queue(home), said_s=0)

@@ -35,6 +35,8 @@ from rap_analyzer.search import store as stores
 from rap_analyzer.search.ingest import CSV_MODEL, new_id
 from rap_analyzer.search.sessions import Query
 from rap_analyzer.search.store import Store, fill, migrate
+from rap_analyzer.serve.analysis import hear
+from rap_analyzer.serve.worker import Refused
 
 TENANT = "own-music"
 
@@ -256,6 +258,21 @@ def test_each_giant_runs_on_your_songs(cli, told, lab, home, quiet):
     save(render(new, 8, 22_050), home / "44 - Ann Ode - New one.wav")
     assert "New one by Ann Ode" in ask("ebay --file '44 - Ann Ode - New one.wav'")["track"]
     assert len(find_own(store, 99)) == len(own) + 1
+
+
+def test_a_job_analyses_the_file_of_your_song_and_makes_none_up(lab, told):
+    store = Store(lab, TENANT)
+    heard, there = find_own(store, sound=True), 0
+    for i in heard:
+        try: file = folder.file_of(store, i)
+        except folder.NoSound:
+            with pytest.raises(Refused, match="any more: ingest the folder"): hear(store, {"track_id": i})
+            continue
+        assert hear(store, {"track_id": i}).seconds == pytest.approx(soundfile.info(file).duration, abs=.1)
+        there += 1
+    row = next(i for i in find_own(store, 99) if i not in heard)
+    with pytest.raises(Refused, match="has no sound to play"): hear(store, {"track_id": row})
+    assert there
 
 
 def test_a_giant_says_what_is_wrong_with_your_songs(cli, told, lab, home, quiet, monkeypatch):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KIND', 'VERSION', 'ANALYZERS', 'MAX_UPLOAD', 'LISTED', 'KEEP_UPLOAD', 'FETCH', 'KEEP', 'HEAR_S', 'SOON_S', 'WATCHERS',
            'hash_track', 'analysis_key', 'analysis_query', 'check_upload', 'upload_query', 'track_query',
-           'accept_upload', 'accept_track', 'ears', 'start_ears', 'hear_upload', 'hear_track', 'keep', 'hear',
-           'analyze_job', 'describe']
+           'accept_upload', 'accept_track', 'ears', 'start_ears', 'hear_file', 'hear_upload', 'hear_track', 'keep',
+           'hear', 'analyze_job', 'describe']
 
 # %% ../../nbs/systems/40_analysis.ipynb #1c825f5e
 import hashlib
@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from .. import __version__
+from ..library.folder import NoSound, file_of
 from ..music.analyzers import FIVE, Analyses, analyze
 from ..music.audio import BadAudio
 from ..music.batch import ROLE, analyze_in, analyze_registered
@@ -120,22 +121,28 @@ def start_ears(**_: object) -> None:
     timer.start()
 
 # %% ../../nbs/systems/40_analysis.ipynb #f43acc6b
-def hear_upload(store: Store, sha256: str, plugins: Mapping[str, str], five: Sequence[str] = FIVE) -> Analyses:
-    "Analyse an upload; Refused says why it is no song."
-    if not (rows := store.query(Query(FETCH, (sha256,)))): raise Refused("the upload is gone: send it again")
-    with NamedTemporaryFile(prefix="rap-upload-", suffix=Path(rows[0][1]).suffix[:8]) as file:
-        file.write(rows[0][0]), file.flush()
-        heard = analyze_in(ears(), file.name, None, HEAR_S, plugins, five)
+def hear_file(path: str | Path, lyrics: str | None, plugins: Mapping[str, str], five: Sequence[str] = FIVE) -> Analyses:
+    "Analyse a file in the worker's process; Refused says why it is no song."
+    heard = analyze_in(ears(), path, lyrics, HEAR_S, plugins, five)
     if isinstance(heard, BadAudio): raise Refused(f"{heard.reason}: {heard}")
     if isinstance(heard, Exception): raise heard
     return heard
 
 
+def hear_upload(store: Store, sha256: str, plugins: Mapping[str, str], five: Sequence[str] = FIVE) -> Analyses:
+    "Analyse an upload; Refused says why it is no song."
+    if not (rows := store.query(Query(FETCH, (sha256,)))): raise Refused("the upload is gone: send it again")
+    with NamedTemporaryFile(prefix="rap-upload-", suffix=Path(rows[0][1]).suffix[:8]) as file:
+        file.write(rows[0][0]), file.flush()
+        return hear_file(file.name, None, plugins, five)
+
+# %% ../../nbs/systems/40_analysis.ipynb #dcec3d67
 def hear_track(store: Store, track_id: int, plugins: Mapping[str, str], five: Sequence[str] = FIVE) -> Analyses:
-    "Render and analyse a synthetic track."
+    "Analyse a track: its file, or what a synthetic one sounds like. Refused: there is neither."
     from rap_analyzer.music.render import render
-    try: track = store.tracks([track_id])[0]
-    except UnknownTrack as e: raise Refused(str(e)) from None
+    try: track, file = store.tracks([track_id])[0], file_of(store, track_id)
+    except (UnknownTrack, NoSound) as e: raise Refused(str(e)) from None
+    if file: return hear_file(file, track.lyrics or None, plugins, five)
     return analyze_registered(partial(analyze, render(track, 30), track.lyrics or None, "fast"), plugins, five)
 
 # %% ../../nbs/systems/40_analysis.ipynb #a3110060
