@@ -20,6 +20,7 @@
 - `scripts/soak contract` asks each operation two hundred times, within its schema and beyond it, and five thousand documents
   in GraphQL.
 - `scripts/soak decisions` breaks each part that decisions rest on, again and again, and measures all of them each time.
+- `scripts/soak success` trains and calibrates in sixteen markets, and holds each tenth of all promises to five points.
 - `scripts/soak records` prints the last record of each, and which are stale: the source is another since.
 
 What a proof found is recorded with commit and source hash (`soak.jobs` among the lab's runs) and printed as JSON; the exit code is
@@ -39,6 +40,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import _auction
+import _calibration
 import _capacity
 import _contract
 import _deploy
@@ -59,8 +61,8 @@ from rap_analyzer.serve.chaos import storm
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUNDS_S = {"worker": 8, "api": 10, "broker": 10, "database": 10, "cache": 10}
-PROOFS = ("_auction", "_capacity", "_contract", "_deploy", "_experiments", "_giants", "_latency", "_living", "_mixed", "_neighbour",
-          "_overload", "_recommend", "_rollback", "_soak", "_tenants")  # besides the package
+PROOFS = ("_auction", "_calibration", "_capacity", "_contract", "_deploy", "_experiments", "_giants", "_latency", "_living",
+          "_mixed", "_neighbour", "_overload", "_recommend", "_rollback", "_soak", "_tenants")  # besides the package
 OPTIONS = {
     "jobs": ("kills", "jobs", "seed"),
     "overload": ("seconds", "times", "seed"),
@@ -79,6 +81,7 @@ OPTIONS = {
     "decisions": ("rounds", "seed"),
     "auction": ("kills", "bids", "seed"),
     "giants": ("tracks", "listeners", "calls", "seed"),
+    "success": ("markets", "seed"),
 }
 SECONDS = {"overload": 30, "capacity": 2.5, "recommend": 20, "rollback": 60, "deploy": 60, "neighbour": 60}
 
@@ -296,6 +299,14 @@ def soak_giants(params: dict) -> dict:
     return keep("giants", params, [v for k, v in found.items() if k.endswith("p95_ms")], "ms", _giants.visit_giants, found, verdict)
 
 
+def soak_success(params: dict) -> dict:
+    "Chances of success in many markets: in each tenth of all promises together, as many come as were promised."
+    asked = {k: params[k] for k in OPTIONS["success"]}
+    found = _calibration.judge(**asked, each=lambda said: print(said, file=sys.stderr, flush=True))
+    verdict = found["pooled"] <= 100 * _calibration.BOUND
+    return keep("success", params, found.pop("worst"), "points", _calibration.judge, found, verdict)
+
+
 SOAKS = {
     "jobs": soak_jobs,
     "overload": soak_overload,
@@ -314,6 +325,7 @@ SOAKS = {
     "decisions": soak_decisions,
     "auction": soak_auction,
     "giants": soak_giants,
+    "success": soak_success,
 }
 
 
@@ -369,6 +381,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=200, help="contract: for each operation")
     parser.add_argument("--documents", type=int, default=5_000, help="contract: in GraphQL")
     parser.add_argument("--rounds", type=int, default=5, help="decisions: how often each part is broken")
+    parser.add_argument("--markets", type=int, default=16, help="success: with listeners and tracks of their own")
     parser.add_argument("--seed", type=int, default=12)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")

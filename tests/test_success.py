@@ -1,11 +1,17 @@
 """Chances of success: promises that are kept in each tenth, reasons that sum, and nothing that was not known before."""
 
 import json
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+import _calibration
 
 from rap_analyzer.core import LabError
 from rap_analyzer.giants.success import (
@@ -82,6 +88,16 @@ def test_promises_are_kept_in_each_tenth_on_later_releases(parts):
     assert max(abs(t.error) for t in reliability(raw, y, 200)) > 2 * max(abs(t.error) for t in tenths)
     assert abs(order_quality(raw, y) - order_quality(promised, y)) < .05, "the order is not what was wrong"
     assert brier(promised, y) < brier(np.full(len(y), learn["success"].mean()), y) and brier(promised, y) < brier(raw, y)
+
+
+def test_many_markets_are_judged_together_and_broken_promises_are_found(d, parts, monkeypatch):
+    monkeypatch.setattr(_calibration, "run_releases", lambda seed: d)
+    said, later = [], parts[2]
+    found = _calibration.judge(3, 1, said.append)
+    own = reliability(calibrate(count_odds(parts[0], STEADY), parts[1]).chance(later), later["success"])
+    assert found["worst"] == [pytest.approx(100 * max(abs(t.error) for t in own))] * 3 and found["releases"] == 3 * len(later)
+    monkeypatch.setattr(_calibration, "calibrate", lambda f, middle: count_odds(parts[0]))
+    assert _calibration.judge(3, 1, said.append)["pooled"] > max(10, found["pooled"]) and len(said) > 6
 
 
 def test_reasons_sum_to_the_promise(parts):
