@@ -752,6 +752,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'rap_analyzer/giants/regions.py'),
                                              'rap_analyzer.giants.regions.Regions.find_copy': ( 'giants/regions.html#regions.find_copy',
                                                                                                 'rap_analyzer/giants/regions.py'),
+                                             'rap_analyzer.giants.regions.Regions.has_moved': ( 'giants/regions.html#regions.has_moved',
+                                                                                                'rap_analyzer/giants/regions.py'),
                                              'rap_analyzer.giants.regions.Regions.line': ( 'giants/regions.html#regions.line',
                                                                                            'rap_analyzer/giants/regions.py'),
                                              'rap_analyzer.giants.regions.Regions.move': ( 'giants/regions.html#regions.move',

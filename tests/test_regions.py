@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import pytest
 
 from rap_analyzer.deadline import Unavailable
-from rap_analyzer.giants.regions import Line, Regions
+from rap_analyzer.giants.regions import ADMIT, SETTLE, Home, Line, Regions
 from rap_analyzer.lab import Lab
 from rap_analyzer.music import catalog
 from rap_analyzer.product.actions import make_event
-from rap_analyzer.product.events import UnknownListener
+from rap_analyzer.product.events import Events, UnknownListener
 from rap_analyzer.search.sessions import Query
 from rap_analyzer.search.store import migrate
 from rap_analyzer.serve.proxy import Proxy
@@ -104,3 +104,32 @@ def test_what_does_not_exist_and_what_does_not_answer(labs):
         with pytest.raises(Unavailable, match="region 'eu' did not answer within 1 s"): say(far, 2, "silent-1")
     finally: line.close()
     assert say(where, 2, "silent-1")[0].event_id == "silent-1"
+
+
+def test_a_home_that_was_left_may_be_away(labs):
+    mover = desk(labs)
+    mover.settle([40], "us")
+    line = Proxy("127.0.0.1", labs["us"].postgres.notes.read()["postgres_port"]).start()
+    try:
+        lines = {name: Line(lab, "moving", line.port if name == "us" else None, name, 1.0) for name, lab in labs.items()}
+        late = Regions(lines, "us", directory="us")
+        late.directory = mover.line("us")                                                   # the directory itself answers
+        assert late.find(40).region == "us"
+        mover.move(40, "asia")
+        line.delay_s = 60
+        assert say(late, 40, "left-1")[1] and found(mover, "asia", COUNT, 40) == ["left-1"]
+        late.known.put(40, late.find(40), 0)
+        assert (late.page(40).region, late.page(40).stale) == ("asia", False)
+    finally: line.close()
+
+
+def test_a_settling_that_ends_after_a_move_opens_no_second_home(labs):
+    where = desk(labs)
+    Events(where.line("us")).register([41])
+    where.directory.query(Query(SETTLE, ("us", [41], [41], "us")))                         # and then it was interrupted
+    assert where.move(41, "asia").region == "asia"
+    where.line("us").attempt(lambda s: s.con.execute(ADMIT, ([41],)))                      # the rest of it, late
+    late = desk(labs)
+    late.known.put(41, Home(41, "us", 1), 600)
+    assert say(late, 41, "second-1")[1]
+    assert (found(where, "asia", COUNT, 41), found(where, "us", COUNT, 41)) == (["second-1"], [])

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import psutil
 
+from ..core import LabError
 from ..search.sessions import Query
 from .services import Workers
 
@@ -52,10 +53,12 @@ def take_away(w: Workers, seconds: float, every_s: float, warning_s: float, seed
 # %% ../../nbs/giants/35_fleet.ipynb #28097ac7
 def run_spot(w: Workers, task_s: float, seconds: float, every_s: float, warning_s: float, seed: int) -> Taken:
     "Tasks of one length on workers that are taken away; what was lost, and what a new worker needs."
-    most = 2 + round(len(w.running) * (seconds + 10) / task_s)
+    most, late = 2 + len(w.running) + round(len(w.running) * (seconds + 10) / task_s), time.monotonic() + 60
     for _ in range(most): w.put("rest", {"s": task_s}, "bulk")
     attempts = lambda name: [(j, int(n), float(t)) for j, n, t in map(str.split, w.begun(name).read_text().splitlines())]
-    while not all(w.begun(name).exists() for name in w.running): time.sleep(.02)
+    while not all(w.begun(name).exists() for name in w.running):
+        if time.monotonic() > late: raise LabError("not all workers began a task within a minute: see their logs.")
+        time.sleep(.02)
     gone = take_away(w, seconds, every_s, warning_s, seed)
     kept = {j: (n, last) for j, n, last in w.store.query(Query(EFFECTS))}
     lost, cut, starts, since = 0.0, 0, [], dict.fromkeys(w.running, 0.0)
@@ -131,12 +134,13 @@ def plan(
     per_s: float = 0.0, backlog: float = 0.0, deadline_s: float = 3600.0,  # what comes, what has piled up, and until when
 ) -> list[Staff]:  # ValueError: a rate of zero, nothing on offer, a task that no worker would ever end
     "The cheapest workers for each queue: as many as keep up with what comes and are through with the backlog in time."
-    if per_s < 0 or backlog < 0 or deadline_s <= 0: raise ValueError("expected a load of 0 or more, and a deadline after now")
+    if not (0 <= per_s < math.inf and 0 <= backlog < math.inf and deadline_s > 0):
+        raise ValueError("expected a load of 0 or more, and a deadline after now")
     found, need = [], per_s + backlog / deadline_s
     for queue, rate in rates.items():
         if not 0 < rate < math.inf: raise ValueError(f"expected tasks per second above 0 for {queue}, got {rate!r}")
         each = {name: need * paid_s(1 / rate, terms) for name, terms in offers.items()}
-        ways = [Staff(queue, n := math.ceil(s - 1e-9), name, s / max(1, n), n * offers[name].price,
+        ways = [Staff(queue, n := max(need > 0, math.ceil(s - 1e-9)), name, s / max(1, n), n * offers[name].price,
                       n * offers[name].price / (3.6 * need) if need else 0.0) for name, s in each.items() if s < math.inf]
         if not ways: raise ValueError(f"no terms on offer let a task of {queue} ever end")
         found.append(min(ways, key=lambda way: (way.per_hour, way.workers)))
@@ -149,6 +153,8 @@ def done_in_s(
 ) -> float:
     "When the last queue is through with its backlog; ValueError names one that never is."
     last = 0.0
+    for name, x in {"per_s": per_s, **backlog, **workers}.items():
+        if not 0 <= x < math.inf: raise ValueError(f"expected 0 or more for {name}, got {x!r}")
     for queue, n in backlog.items():
         if n > 0 and workers.get(queue, 0) < 1: raise ValueError(f"the queue {queue} has work and no worker: give it one")
         if not (rate := rates.get(queue, 0)) > 0: raise ValueError(f"expected tasks per second above 0 for {queue}, got {rate!r}")

@@ -59,7 +59,7 @@ def read_offers(offers: Mapping[str, Sequence]) -> dict[str, tuple[Subscription,
         pairs = [tier if isinstance(tier, tuple) else (tier, 1.0) for tier in tiers]
         if any(len(pair) != 2 for pair in pairs): raise ValueError(f"expected a price and a part in each tier of {name!r}")
         out[name] = tuple(Subscription(read_price(price), part) for price, part in pairs)
-        if wrong := [s.part for s in out[name] if not 0 < s.part <= 1]:
+        if wrong := [s.part for s in out[name] if not isinstance(s.part, (int, float)) or not 0 < s.part <= 1]:
             raise ValueError(f"expected a part of the worth above 0, 1 at most, for {name!r}, got {wrong[0]!r:.40}")
     return out
 
@@ -96,6 +96,7 @@ def draw_visitors(
     "Visitors like the listeners of that month; half of what they would pay shows in it."
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"expected a number of visitors from 1, got {n!r:.40}")
+    if len(month) < 2: raise ValueError(f"expected a month of two listeners at least, got {len(month)}")
     rng = np.random.default_rng([seed, 36])
     shows = np.log(month.persona.map(WEIGHTS)) + .5 * np.log(month.plays) + .5 * month.mood
     shows = ((shows - shows.mean()) / shows.std()).to_numpy()
