@@ -86,7 +86,7 @@ def attempt(self: Line, do: Callable[[Session], object]) -> object:  # what it r
 # %% ../../nbs/giants/22_regions.ipynb #76a8f85c
 @patch
 def hang_up(self: Line) -> None:
-    "Close the sessions that nobody uses."
+    "Close the sessions that are not in use."
     with suppress(Empty):
         while True: self.free.get_nowait().con.close()
 
