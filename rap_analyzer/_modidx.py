@@ -676,8 +676,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'rap_analyzer/giants/fleet.py'),
                                            'rap_analyzer.giants.fleet.count_cuts': ( 'giants/fleet.html#count_cuts',
                                                                                      'rap_analyzer/giants/fleet.py'),
-                                           'rap_analyzer.giants.fleet.done_in_s': ( 'giants/fleet.html#done_in_s',
-                                                                                    'rap_analyzer/giants/fleet.py'),
                                            'rap_analyzer.giants.fleet.lost_s': ('giants/fleet.html#lost_s', 'rap_analyzer/giants/fleet.py'),
                                            'rap_analyzer.giants.fleet.paid_s': ('giants/fleet.html#paid_s', 'rap_analyzer/giants/fleet.py'),
                                            'rap_analyzer.giants.fleet.plan': ('giants/fleet.html#plan', 'rap_analyzer/giants/fleet.py'),

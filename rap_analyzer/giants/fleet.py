@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EFFECTS', 'Taken', 'take_away', 'run_spot', 'Terms', 'spot', 'lost_s', 'count_cuts', 'paid_s', 'cost_per_1000',
-           'Staff', 'plan', 'done_in_s']
+           'Staff', 'plan']
 
 # %% ../../nbs/giants/35_fleet.ipynb #5e9b5142
 import math
@@ -145,20 +145,3 @@ def plan(
         if not ways: raise ValueError(f"no terms on offer let a task of {queue} ever end")
         found.append(min(ways, key=lambda way: (way.per_hour, way.workers)))
     return found
-
-# %% ../../nbs/giants/35_fleet.ipynb #977d6aa9
-def done_in_s(
-    workers: Mapping[str, int], rates: Mapping[str, float], backlog: Mapping[str, float], per_s: float = 0.0,
-    terms: Terms | None = None,  # default: nobody is taken away
-) -> float:
-    "When the last queue is through with its backlog; ValueError names one that never is."
-    last = 0.0
-    for name, x in {"per_s": per_s, **backlog, **workers}.items():
-        if not 0 <= x < math.inf: raise ValueError(f"expected 0 or more for {name}, got {x!r}")
-    for queue, n in backlog.items():
-        if n > 0 and workers.get(queue, 0) < 1: raise ValueError(f"the queue {queue} has work and no worker: give it one")
-        if not (rate := rates.get(queue, 0)) > 0: raise ValueError(f"expected tasks per second above 0 for {queue}, got {rate!r}")
-        spare = workers.get(queue, 0) / paid_s(1 / rate, terms or Terms(0)) - per_s
-        if n > 0 and spare <= 0: raise ValueError(f"the queue {queue} grows: {workers[queue]} workers do less than comes in")
-        last = max(last, n / spare if n > 0 else 0.0)
-    return last
