@@ -6,12 +6,17 @@ interpreter would have after the imports. After it comes the one module of ours 
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
+from queue import Empty
 
+from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
+from traitlets import Type
 
 # pyplot is left out: it chooses the notebook's backend when it is imported
 LIBRARIES = ("ipykernel.ipkernel", "ipykernel.kernelapp", "IPython.display", "fastcore.test", "fastcore.basics", "numpy", "pandas",
@@ -22,6 +27,7 @@ FORKS = get_context("forkserver")
 INLINE = "module://matplotlib_inline.backend_inline"  # what a kernel names where no environment does
 
 WORDS = "__import__('rap_analyzer.display');"  # a figure gets its description as text, whatever the notebook imports
+LOOK_S = 1
 WORTH = 8  # notebooks; importing the libraries takes 4 s, once for each process that starts kernels
 
 
@@ -79,8 +85,26 @@ class Provisioner(LocalProvisioner):
         return self.connection_info
 
 
+class Channel(AsyncZMQSocketChannel):
+    "Looks again every second: nbclient answers an Output widget on the very socket that it polls, and may miss a reply then."
+    async def get_msg(self, timeout: float | None = None) -> dict:
+        "The next message; raises Empty after `timeout` seconds."
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = LOOK_S if until is None else min(LOOK_S, max(0.0, until - time.monotonic()))
+            with suppress(Empty): return await super().get_msg(left)
+            if until is not None and time.monotonic() >= until: raise Empty
+
+
+class Client(AsyncKernelClient):
+    "The client that papermill is given."
+    shell_channel_class = Type(Channel)
+
+
 class Manager(AsyncKernelManager):
     "The manager that papermill is given."
+    client_factory = Type(Client)
+
     async def _async_pre_start_kernel(self, **kw: object) -> tuple[list[str], dict]:
         if self.provisioner is None:
             self.provisioner = Provisioner(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)

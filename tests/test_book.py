@@ -1,4 +1,5 @@
 "The book and the docs site: what is executed again, what a guess hides, and that the checks of the site can fail."
+import asyncio
 import itertools
 import json
 import os
@@ -430,6 +431,32 @@ def test_a_plot_of_a_forked_kernel_is_a_picture():
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT, check=True, env=env)
     wanted = "['image/png', 'text/plain'] Plot. Up; a line from 1 to 2."
     assert said.stdout.splitlines()[-1] == wanted, said.stdout + said.stderr
+
+
+def test_a_reply_whose_wake_up_was_missed_is_found_when_the_channel_looks_again():
+    from queue import Empty
+
+    import _kernels
+    import zmq
+    from jupyter_client.session import Session
+    assert _kernels.Manager().client_factory is _kernels.Client
+    missed = []
+
+    async def ask():
+        with zmq.Context() as blocking, zmq.asyncio.Context() as context, context.socket(zmq.PAIR) as ours, \
+                blocking.socket(zmq.PAIR) as theirs:
+            theirs.connect(f"tcp://127.0.0.1:{ours.bind_to_random_port('tcp://127.0.0.1')}")
+            channel, poll = _kernels.Channel(ours, Session(key=b"k")), ours.poll
+            with pytest.raises(Empty): await channel.get_msg(.1)
+
+            async def miss(timeout):
+                if missed: return await poll(timeout)
+                await asyncio.sleep(timeout / 1000)
+                return missed.append(timeout) or 0
+            ours.poll = miss
+            Session(key=b"k").send(theirs, "execute_reply", {"status": "ok"})
+            return await channel.get_msg(30)
+    assert asyncio.run(ask())["content"] == {"status": "ok"} and missed == [1000]
 
 
 @pytest.mark.parametrize("draw, said", [
