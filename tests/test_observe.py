@@ -110,7 +110,7 @@ def test_a_query_names_its_request_while_it_runs_and_in_the_servers_log(system, 
         asked = threading.Thread(target=lambda: seen.append(
             system.get(f"{SIMILAR}11", headers={"x-request-id": "slow-1", "x-timeout-ms": "1500"})))
         asked.start()
-        assert until(lambda: con.execute(ask).fetchall()) == [("Lock",)]
+        assert until(lambda: con.execute(ask).fetchall() == [("Lock",)])
         asked.join()
     assert seen[0].status_code == 503
     found = system.lines("slow-1", lambda lines: any(x["process"] == "postgres" for x in lines))
