@@ -2,12 +2,15 @@
 import math
 import random
 import threading
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from uuid import uuid4
 
 import helpers
 import psutil
 import pytest
+import redis
 
 from rap_analyzer.core import LabError, settings
 from rap_analyzer.giants.fleet import Terms, lost_s, paid_s, plan, spot
@@ -18,10 +21,10 @@ from rap_analyzer.search.store import Store, migrate
 from rap_analyzer.serve.analysis import accept_track, accept_upload
 from rap_analyzer.serve.commands import crew, crew_of
 from rap_analyzer.serve.jobs import OWN, Jobs, name_queues
-from rap_analyzer.serve.parts import PART, own_analyzers
+from rap_analyzer.serve.parts import PART, own_analyzers, pause_s
 from rap_analyzer.serve.queue import Queue, Sweeper
 from rap_analyzer.serve.supervisor import Supervisor
-from rap_analyzer.serve.worker import run_job
+from rap_analyzer.serve.worker import KINDS, Refused, run_job
 
 until = partial(helpers.until, wait_s=90)
 
@@ -117,13 +120,57 @@ def test_a_part_that_can_never_be_done_ends_the_whole_with_its_reason(jobs, own)
     assert "format" in (reason := jobs.get(job.id).reason) or "sound" in reason, reason
 
 
+def test_a_whole_that_begins_anew_takes_its_dead_part_along(jobs, own, monkeypatch):
+    own("lyrics")
+    def broken(attempt): raise Refused("the dictionary is gone")
+    job, _ = accept_track(jobs.store, 1)
+    assert run_job(jobs, str(job.id)) == "waiting"
+    assert jobs.get(job.id).reason.startswith("waits for lyrics in analyze-lyrics; tempo")
+    lyrics, rest = sorted((j for j in jobs.listing() if j.kind == PART), key=lambda j: j.queue)
+    with monkeypatch.context() as m:
+        m.setitem(KINDS, PART, replace(KINDS[PART], run=broken))
+        assert run_job(jobs, str(lyrics.id)) == "dead"
+    assert run_job(jobs, str(rest.id)) == "done"
+    until(lambda: run_job(jobs, str(job.id)) == "dead", wait_s=5)
+    assert jobs.get(job.id).reason == "lyrics: the dictionary is gone"
+    jobs.retry(job.id)
+    assert [jobs.get(j.id).state for j in (job, lyrics, rest)] == ["waiting", "waiting", "done"]
+    assert run_job(jobs, str(lyrics.id)) == "done"
+    until(lambda: run_job(jobs, str(job.id)) == "done", wait_s=5)
+    assert set(found(jobs, job)) == set(FIVE) and jobs.get(rest.id).attempt == 1
+    jobs.drop(job.id)
+    assert not jobs.listing()                                            # asked for again, it begins with nothing
+
+
+def test_parts_of_an_analyzer_whose_queue_is_gone_find_workers(lab, jobs, own):
+    own("lyrics")
+    part, _ = jobs.enqueue("nap", {"ms": 0}, "x", queue=OWN + "lyrics")
+    own("")
+    sweeper = Sweeper(jobs.store, Queue(lab))
+    with redis.from_url(sweeper.queue.url) as r:
+        before = r.llen("bulk")
+        until(lambda: sweeper.tick() and r.llen("bulk") > before, wait_s=10)
+        r.delete("bulk")
+    sweeper.close()
+    assert run_job(jobs, str(part.id)) == "done"
+
+
+def test_a_whole_looks_more_rarely_the_longer_it_has_waited(jobs, own):
+    own("")
+    job, _ = jobs.enqueue("nap", {}, "x")
+    since = lambda s: replace(job, run_after=job.run_after - timedelta(seconds=s))
+    assert pause_s([since(0)]) == 1 and 11.9 < pause_s([since(60), job]) < 13 and pause_s([since(86_400)]) == 300
+
+
 def test_a_name_that_is_no_analyzer_and_a_queue_that_is_not_there_are_refused(jobs, own):
     own("genre tmepo")
-    for ask in (own_analyzers, crew, lambda: crew_of("interactive")):
+    for ask in (own_analyzers, crew, lambda: crew_of(["interactive"])):
         with pytest.raises(LabError, match="'tmepo', which is no analyzer: there are tempo, genre"): ask()
     own("genre")
     assert name_queues() == ("interactive", "bulk", OWN + "genre")
-    with pytest.raises(LabError, match="no queue 'analyze-mood'"): crew_of("interactive,analyze-mood")
+    with pytest.raises(LabError, match="no queue 'analyze-mood'"): crew_of(["interactive", "bulk,analyze-mood"])
+    three = [c.name for c in crew_of(["bulk", "interactive,bulk", "bulk"])]
+    assert three == ["worker-bulk", "worker-interactive-bulk", "worker-bulk-2"]
     with pytest.raises(ValueError, match="analyze-mood"): jobs.enqueue("nap", {}, "x", queue=OWN + "mood")
     assert jobs.counts()[OWN + "genre"]["waiting"] == 0
     own("Genre")

@@ -23,7 +23,7 @@ from ..commands import MORE_FAULTS, AsJson, show
 from ..core import shell_command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from rap_analyzer.lab import Lab
     from rap_analyzer.search.faults import Fault
@@ -97,25 +97,28 @@ def crew(
     return [process(name, [sys.executable, "-c", WORKER, name, *queues], patience_s, **quiet) for name, queues in hired.items()]
 
 # %% ../../nbs/systems/90_commands.ipynb #bd84ad75
-def crew_of(queues: str) -> "list[Child]":  # LabError names what may be asked for
-    "One worker process for some of the queues, named with commas."
+def crew_of(asked: "Sequence[str]") -> "list[Child]":  # LabError names what may be asked for
+    "A worker process for each text, which names its queues with commas."
     from rap_analyzer.core import LabError
     from rap_analyzer.serve.jobs import name_queues
     from rap_analyzer.serve.parts import own_analyzers
     from rap_analyzer.serve.supervisor import process
     own_analyzers()  # refuses a wrong name in the settings
-    asked, known = queues.split(","), name_queues()
-    if wrong := [q for q in asked if q not in known]:
-        more = "`[worker] own_queues` gives an analyzer one of its own"
-        raise LabError(f"no queue {wrong[0]!r}: there are {', '.join(known)}; {more}.")
-    name = "worker-" + "-".join(asked)
-    return [process(name, [sys.executable, "-c", WORKER, name, *asked], 15, stdout=subprocess.DEVNULL)]
+    hired, known = {}, name_queues()
+    for n, queues in enumerate(text.split(",") for text in asked):
+        if wrong := [q for q in queues if q not in known]:
+            more = "`[worker] own_queues` gives an analyzer one of its own"
+            raise LabError(f"no queue {wrong[0]!r}: there are {', '.join(known)}; {more}.")
+        name = "worker-" + "-".join(queues)
+        hired[f"{name}-{n}" if name in hired else name] = queues
+    return [process(name, [sys.executable, "-c", WORKER, name, *queues], 15, stdout=subprocess.DEVNULL)
+            for name, queues in hired.items()]
 
 # %% ../../nbs/systems/90_commands.ipynb #771078c9
 @app.command()
 def worker(
     metrics_port: Annotated[int, typer.Option(help="Answer Prometheus here; 0: the service does it.", max=65_535)] = 0,
-    queues: Annotated[str, typer.Option(help="One process, for these queues alone: analyze-genre; several with commas.")] = "",
+    queues: Annotated[list[str] | None, typer.Option(help="One process, for these queues alone; again for another one.")] = None,
 ) -> None:
     "Do accepted jobs until Ctrl-C; servers and workers that die are started again."
     from rap_analyzer.core import settings
@@ -177,16 +180,17 @@ def chosen(said: list[str]) -> "tuple[object, list[str]]":
 
 @jobs_app.command("retry")
 def retry_jobs(ids: JobIds, json_: AsJson = False) -> None:
-    "Begin dead jobs anew."
+    "Begin dead jobs anew, each with its dead parts."
     jobs, meant = chosen(ids)
-    tell_jobs([jobs.retry(i) for i in meant], json_)
+    newest = sorted((jobs.get(i) for i in meant), key=lambda j: j.created_at, reverse=True)  # a part before its whole
+    tell_jobs([jobs.retry(j.id) for j in newest], json_)
 
 
 @jobs_app.command("drop")
 def drop_jobs(ids: JobIds, json_: AsJson = False) -> None:
-    "Forget jobs that are dead or done."
+    "Forget jobs that are dead or done, each with its parts that are."
     jobs, meant = chosen(ids)
-    for i in meant: jobs.drop(i)
+    for j in sorted((jobs.get(i) for i in meant), key=lambda j: j.created_at, reverse=True): jobs.drop(j.id)
     show({"dropped": meant}, json_, f"dropped {len(meant)} jobs")
 
 # %% ../../nbs/systems/90_commands.ipynb #952a8a47

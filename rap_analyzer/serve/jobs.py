@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'QUEUES', 'STATES', 'OWN', 'ALL', 'ENQUEUE', 'CLAIM', 'RENEW', 'FINISH', 'EFFECT', 'FAIL', 'DECLINE',
-           'RETRY', 'DROP', 'LEASE_S', 'LISTING', 'COUNTS', 'name_queues', 'Job', 'UnknownJob', 'Fenced', 'Jobs',
-           'job_uuid', 'enqueue_query']
+           'FAMILY', 'RETRY', 'DROP', 'LEASE_S', 'LISTING', 'COUNTS', 'name_queues', 'Job', 'UnknownJob', 'Fenced',
+           'Jobs', 'job_uuid', 'enqueue_query']
 
 # %% ../../nbs/systems/10_jobs.ipynb #27cdf487
 import json
@@ -91,9 +91,11 @@ WHERE id = %s AND state = 'running' AND attempt = %s RETURNING {ALL}"""
 DECLINE = """UPDATE jobs SET state = 'waiting', attempt = attempt - 1, lease_until = NULL, published_at = NULL,
     reason = left(%s, 500), run_after = now() + make_interval(secs => %s)
 WHERE id = %s AND state = 'running' AND attempt = %s RETURNING true"""
+FAMILY = """FROM (SELECT key AS whole FROM jobs WHERE id = %s AND state = ANY(%s)) w
+WHERE key >= whole AND key < whole || ';' AND starts_with(key || ':', whole || ':') AND state = ANY(%s)"""  # ; is next to :
 RETRY = f"""UPDATE jobs SET state = 'waiting', attempt = 0, run_after = now(), published_at = NULL, ended_at = NULL
-WHERE id = %s AND state = 'dead' RETURNING {ALL}"""
-DROP = "DELETE FROM jobs WHERE id = %s AND state IN ('dead', 'done') RETURNING true"
+{FAMILY} RETURNING {ALL}"""
+DROP = f"DELETE FROM jobs {FAMILY.replace('FROM', 'USING', 1)} RETURNING true"
 
 # %% ../../nbs/systems/10_jobs.ipynb #046196b9
 LEASE_S = 5.0  # how long a silent worker keeps a job
@@ -187,15 +189,18 @@ def decline(self: Jobs, job: Job, reason: str, wait_s: float = LEASE_S) -> None:
 
 @patch
 def retry(self: Jobs, job_id: UUID | str) -> Job:
-    "Begin a dead job anew; UnknownJob if there is none, ValueError if it is not dead."
-    if rows := self.store.query(Query(RETRY, (job_uuid(job_id),))): return Job(*rows[0])
+    "Begin a dead job anew, and those of its parts that are dead; UnknownJob if there is none, ValueError if it is not dead."
+    rows = self.store.query(Query(RETRY, (asked := job_uuid(job_id), ["dead"], ["dead"])))
+    for job in (Job(*row) for row in rows):
+        if job.id == asked: return job
     raise ValueError(f"job {job_id} is {self.get(job_id).state}: only a dead one can be retried")
 
 # %% ../../nbs/systems/10_jobs.ipynb #928c0531
 @patch
 def drop(self: Jobs, job_id: UUID | str) -> None:
-    "Forget a job that is dead or done; UnknownJob if there is none, ValueError if it is not."
-    if not self.store.query(Query(DROP, (job_uuid(job_id),))):
+    "Forget a job that is dead or done, and its parts that are; UnknownJob if there is none, ValueError if it is not."
+    ended = ["dead", "done"]
+    if not self.store.query(Query(DROP, (job_uuid(job_id), ended, ended))):
         raise ValueError(f"job {job_id} is {self.get(job_id).state}: only one that is dead or done can be dropped")
 
 # %% ../../nbs/systems/10_jobs.ipynb #ea5c20fa

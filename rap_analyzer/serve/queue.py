@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TASK', 'log', 'EXPIRED', 'DUE', 'WINDOW', 'SAID_S', 'STATEMENT_S', 'SWEEPER', 'CountingQoS', 'QueueChannel',
-           'QueueTransport', 'QueueConnection', 'make_celery', 'tenant_jobs', 'perform', 'Queue', 'Sweeper', 'nap',
-           'work']
+           'QueueTransport', 'QueueConnection', 'make_celery', 'tenant_jobs', 'perform', 'Queue', 'route_queues',
+           'Sweeper', 'nap', 'work']
 
 # %% ../../nbs/systems/30_queue.ipynb #7cc58e9d
 import logging
@@ -30,8 +30,9 @@ from structlog.contextvars import bound_contextvars
 
 from ..core import LabError
 from ..lab import Lab
+from ..music.analyzers import FIVE
 from ..search.store import Store
-from .jobs import QUEUES, Jobs, name_queues
+from .jobs import OWN, QUEUES, Jobs, name_queues
 from .worker import Attempt, Outcome, Refused, job_kind, limit_of, run_job
 
 # %% ../../nbs/systems/30_queue.ipynb #21b0a033
@@ -152,6 +153,11 @@ SAID_S = 5.0  # a job that nobody has begun after that is said again
 STATEMENT_S = 10  # a commit may be waiting for a replica that is gone
 SWEEPER = 57_002  # the advisory lock: one sweeps, the others stand by
 
+# %% ../../nbs/systems/30_queue.ipynb #b36d1432
+def route_queues() -> dict[str, str]:  # a queue -> the list that its ids go to
+    "Each queue has a list; the jobs of an analyzer whose queue is no longer set go to `bulk`, where there are workers."
+    return {OWN + name: QUEUES[1] for name in FIVE} | {name: name for name in name_queues()}
+
 # %% ../../nbs/systems/30_queue.ipynb #c7670a53
 class Sweeper:
     "Says again what is due, and takes back what nobody holds any more."
@@ -165,15 +171,18 @@ class Sweeper:
             self.con.execute(f"SET statement_timeout = {1000 * STATEMENT_S}")
         if not self.leads: self.leads = self.con.execute("SELECT pg_try_advisory_lock(%s)", [SWEEPER]).fetchone()[0]
         if not self.leads: return 0
-        told = 0
+        told, lists = 0, route_queues()
         for tenant, job_id, state, request_id, name, kind in self.con.execute(EXPIRED).fetchall():
             log.warning("job %s of %s lost its worker: now %s", job_id, tenant, state, extra={"request_id": request_id})
             with bound_contextvars(request_id=request_id):
-                if state == "waiting": told += self.queue.publish(tenant, job_id, name, limit_of(kind), first=True)
-        for name, length in self.queue.lengths().items():
-            if length >= self.window // 2: continue
-            for tenant, job_id, kind, request_id in self.con.execute(DUE, [name, self.said_s, self.window - length]).fetchall():
-                with bound_contextvars(request_id=request_id): told += self.queue.publish(tenant, job_id, name, limit_of(kind))
+                to = lists.get(name, QUEUES[1])
+                if state == "waiting": told += self.queue.publish(tenant, job_id, to, limit_of(kind), first=True)
+        lengths = self.queue.lengths()
+        for name, to in lists.items():
+            if lengths[to] >= self.window // 2: continue
+            due = self.con.execute(DUE, [name, self.said_s, self.window - lengths[to]])
+            for tenant, job_id, kind, request_id in due.fetchall():
+                with bound_contextvars(request_id=request_id): told += self.queue.publish(tenant, job_id, to, limit_of(kind))
         return told
 
 # %% ../../nbs/systems/30_queue.ipynb #ff86ec2c
