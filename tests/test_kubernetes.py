@@ -3,6 +3,7 @@ every name in them is followed: labels, ports, settings, secrets, metrics. What 
 import copy
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
+from rap_analyzer.music.analyzers import FIVE
 from rap_analyzer.platform.identity import PUBLIC
+from rap_analyzer.serve.jobs import OWN, QUEUES
 from rap_analyzer.serve.metrics import Metrics, look
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,19 +27,26 @@ PODS = {"Deployment", "Job"}
 
 # ---- kustomize, as far as these files use it; what they do not use is refused
 
-def build(folder: Path) -> list[dict]:
-    "The objects of a kustomization."
+class Named(dict):
+    "An object, and what it was called before a suffix: a patch finds it by either."
+    before = ""
+
+
+def build(folder: Path, others: list[dict] = ()) -> list[dict]:
+    "The objects of a kustomization; a component also changes the others."
     k = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
     unknown = set(k) - {"apiVersion", "kind", "namespace", "labels", "resources", "images", "patches", "configMapGenerator",
-                        "generatorOptions"}
-    assert not unknown and k["kind"] == "Kustomization", (folder, unknown)
-    found = []
+                        "generatorOptions", "components", "nameSuffix"}
+    assert not unknown and k["kind"] in ("Kustomization", "Component"), (folder, unknown)
+    found = list(others)
     for name in k.get("resources", ()):
         path = folder / name
-        found += build(path) if path.is_dir() else [o for o in yaml.safe_load_all(path.read_text(encoding="utf-8")) if o]
+        found += build(path) if path.is_dir() else [Named(o) for o in yaml.safe_load_all(path.read_text(encoding="utf-8")) if o]
     found += [generate(folder, g, k["generatorOptions"]) for g in k.get("configMapGenerator", ())]
+    for name in k.get("components", ()): found = build(folder / name, found)
     for p in k.get("patches", ()): patch(found, p["target"], yaml.safe_load(p["patch"]))
-    for o in found: finish(o, k)
+    names = {o["metadata"]["name"] for o in found}
+    for o in found: finish(o, k, names)
     return found
 
 
@@ -44,16 +54,19 @@ def generate(folder: Path, g: dict, options: dict) -> dict:
     "A ConfigMap from files."
     assert options["disableNameSuffixHash"] is True
     data = {f: (folder / f).read_text(encoding="utf-8") for f in g["files"]}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": g["name"], "labels": options["labels"]}, "data": data}
+    about = {"name": g["name"], "labels": options["labels"]}
+    return Named({"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": data})
 
 
 def patch(objects: list[dict], target: dict, operations: list[dict]) -> None:
     "JSON Patch, on what the target names; a place that is not there is an error."
-    named = [o for o in objects if (o["kind"], o["metadata"]["name"]) == (target["kind"], target["name"])]
-    assert len(named) == 1, target
-    for op in operations:
+    label = dict([target["labelSelector"].split("=")]) if "labelSelector" in target else {}
+    named = [o for o in objects if o["kind"] == target["kind"] and target.get("name", o.before) in (o["metadata"]["name"], o.before)
+             and label.items() <= o["metadata"].get("labels", {}).items()]
+    assert named and (len(named) == 1 or "name" in target), target
+    for o, op in ((o, op) for o in named for op in operations):
         *way, last = op["path"].split("/")[1:]
-        part = named[0]
+        part = o
         for step in way: part = part[int(step)] if isinstance(part, list) else part[step]
         last = int(last) if isinstance(part, list) else last
         assert last in part if isinstance(part, dict) else last < len(part), op
@@ -61,12 +74,20 @@ def patch(objects: list[dict], target: dict, operations: list[dict]) -> None:
         else: part[last] = {"replace": op["value"]}[op["op"]]
 
 
-def finish(o: dict, k: dict) -> None:
-    "Namespace, labels and images of a kustomization."
+def finish(o: dict, k: dict, names: set[str]) -> None:
+    "Suffix, namespace, labels and images of a kustomization, which made objects of these names."
+    if suffix := k.get("nameSuffix"):
+        o.before = o["metadata"]["name"]
+        o["metadata"]["name"] += suffix
+        if scaled := o["spec"].get("scaleTargetRef"): scaled["name"] += suffix * (scaled["name"] in names)
     if k.get("namespace") and o["kind"] != "Namespace": o["metadata"]["namespace"] = k["namespace"]
     for labels in k.get("labels", ()):
         o["metadata"]["labels"] = o["metadata"].get("labels", {}) | labels["pairs"]
-        if labels["includeTemplates"] and o["kind"] in PODS: o["spec"]["template"]["metadata"]["labels"] |= labels["pairs"]
+        if o["kind"] in PODS: o["spec"]["template"]["metadata"]["labels"] |= labels["pairs"]
+        if not labels.get("includeSelectors"): continue
+        spread = pod(o).get("topologySpreadConstraints", ())
+        chosen_by = (o["spec"].get("selector"), o["spec"].get("podSelector"), *(t["labelSelector"] for t in spread))
+        for selector in chosen_by if "spec" in o else (): selector and selector["matchLabels"].update(labels["pairs"])
     for c in containers(o):
         name, _, tag = c["image"].rpartition(":")
         for i in k.get("images", ()):
@@ -109,7 +130,7 @@ def problems(objects: list[dict]) -> list[str]:
     nothing = [o for o in objects if o["kind"] == "NetworkPolicy" and o["spec"]["podSelector"] == {}
                and set(o["spec"]["policyTypes"]) == {"Ingress", "Egress"} and not {"ingress", "egress"} & set(o["spec"])]
     if not nothing: found.append("no policy denies everything")
-    return found
+    return found + unserved(objects)
 
 
 def careless(o: dict) -> list[str]:
@@ -166,6 +187,25 @@ def follow_deployment(o, works, objects):
         if not matches(t["labelSelector"], o["spec"]["template"]["metadata"]["labels"]): yield "it spreads other pods than its own"
 
 
+def queues_of(o: dict) -> list[str]:
+    "The queues that the processes of a deployment work for; `*` for those of all analyzers that have one."
+    words = containers(o)[0].get("args", [])
+    if words[:2] != ["rap-analyzer", "worker"]: return []
+    return [q for w, at in zip(words, words[1:], strict=False) if w == "--queues" for q in at.split(",")] or [*QUEUES, "*"]
+
+
+def unserved(objects: list[dict]) -> list[str]:
+    "Queues that are set and have no pods, and pods whose queue is not set or has others."
+    own = "".join(o["data"].get("RAP_WORKER_OWN_QUEUES", "") for o in objects if o["kind"] == "ConfigMap")
+    set_, served = {*QUEUES, *(OWN + name for name in own.split())}, {}
+    for o in objects:
+        if o["kind"] == "Deployment": served |= {q: [*served.get(q, ()), o["metadata"]["name"]] for q in set(queues_of(o))}
+    if own and "*" in served: return [f"{served['*'][0]} starts a process for each analyzer's queue besides its pods"]
+    found = [f"no pod works for {q}" for q in sorted(set_ - set(served))]
+    found += [f"{who[0]} works for {q}, which is not set" for q, who in served.items() if q not in {*set_, "*"}]
+    return found + [f"{' and '.join(who)} both work for {q}" for q, who in served.items() if len(who) > 1]
+
+
 def chosen(selector, works): return [w for w in works if matches(selector, w["spec"]["template"]["metadata"]["labels"])]
 
 
@@ -197,6 +237,9 @@ def follow_autoscaler(o, works, objects):
     for m in spec["metrics"]:
         if m["type"] == "External" and (name := m["external"]["metric"]["name"]) not in served & metric_names():
             yield f"nobody serves the metric {name}"
+        scaled = [q for w in works if w["metadata"]["name"] == target[1] for q in queues_of(w)]
+        if m["type"] == "External" and scaled and m["external"]["metric"]["selector"]["matchLabels"]["queue"] not in scaled:
+            yield "it follows the queue of others"
     down = spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"]
     if down <= spec["behavior"]["scaleUp"]["stabilizationWindowSeconds"]: yield "down as fast as up: it will oscillate"
 
@@ -233,17 +276,42 @@ FOLLOW = {"Deployment": follow_deployment, "Service": follow_service, "PodDisrup
 
 
 @pytest.fixture(scope="module")
-def overlays(): return {name: build(K8S / "overlays" / name) for name in ("dev", "prod")}
+def folders(tmp_path_factory):
+    "The overlays, and `prod` as the README makes it for a queue per analyzer."
+    copy_ = shutil.copytree(ROOT / "deploy", tmp_path_factory.mktemp("k8s") / "deploy") / "k8s"
+    with open(copy_ / "overlays/prod/kustomization.yaml", "a", encoding="utf-8") as f: f.write("components: [../../queues]\n")
+    return {"dev": K8S / "overlays/dev", "prod": K8S / "overlays/prod", "queues": copy_ / "overlays/prod"}
 
 
-@pytest.mark.parametrize("name", ["dev", "prod"])
+@pytest.fixture(scope="module")
+def overlays(folders): return {name: build(folder) for name, folder in folders.items()}
+
+
+@pytest.mark.parametrize("name", ["dev", "prod", "queues"])
 def test_an_overlay_is_whole(overlays, name):
     objects = overlays[name]
     assert problems(objects) == []
     assert {o["metadata"].get("namespace") for o in objects if o["kind"] != "Namespace"} == {"rap"}
+    own = {f"worker-{n}" for n in FIVE if name == "queues"}
     for kind in ("PodDisruptionBudget", "HorizontalPodAutoscaler"):
         there = {o["metadata"]["name"] for o in objects if o["kind"] == kind}
-        assert there == (set(OURS) if kind == "PodDisruptionBudget" else {"api", "worker"})
+        assert there == (set(OURS) if kind == "PodDisruptionBudget" else {"api", "worker"}) | own
+
+
+@pytest.mark.parametrize("name", ["dev", "prod", "queues"])
+def test_kubectl_builds_the_same(overlays, folders, name):
+    if not shutil.which("kubectl"): pytest.skip("there is no kubectl on PATH")
+    made = subprocess.run(["kubectl", "kustomize", folders[name]], capture_output=True, text=True, timeout=60, check=True).stdout
+    plain = lambda objects: {(o["kind"], o["metadata"]["name"]): json.loads(json.dumps(o)) for o in objects}
+    assert plain(yaml.safe_load_all(made)) == plain(overlays[name])
+
+
+def test_the_analyzers_have_pods_that_differ_in_the_name_alone(overlays):
+    of = {o["metadata"]["name"]: queues_of(o) for o in overlays["queues"] if o["kind"] == "Deployment"}
+    assert of["worker"] == ["interactive", "interactive", "bulk"] and not of["api"]
+    assert {n: of[f"worker-{n}"] for n in FIVE} == {n: [OWN + n] for n in FIVE}
+    texts = {(K8S / "queues" / n / "kustomization.yaml").read_text(encoding="utf-8").replace(n, "NAME") for n in FIVE}
+    assert len(texts) == 1
 
 
 def test_only_what_is_meant_differs_between_overlays(overlays):
@@ -280,8 +348,18 @@ BREAKS = {  # what somebody changes: where, and what is said
     "an open door": ("NetworkPolicy", "servers", "spec.egress.0.to.0.ipBlock.cidr", "0.0.0.0/0", "for everybody"),
     "no closed door": ("NetworkPolicy", "nothing", "spec.policyTypes", ["Ingress"], "no policy denies"),
     "another host": ("Ingress", "api", "spec.rules.0.host", "www.example.com", "has no TLS"),
+    "a queue without pods": ("Deployment", "worker-mood", "spec.template.spec.containers.0.args", ["rap-analyzer", "api"],
+                             "no pod works for analyze-mood"),
+    "pods without a queue": ("ConfigMap", "rap", "data.RAP_WORKER_OWN_QUEUES", "", "which is not set"),
+    "processes besides the pods": ("Deployment", "worker", "spec.template.spec.containers.0.args", ["rap-analyzer", "worker"],
+                                   "besides its pods"),
+    "another one's queue": ("HorizontalPodAutoscaler", "worker-mood", "spec.metrics.1.external.metric.selector.matchLabels.queue",
+                            "analyze-genre", "the queue of others"),
     "a floating image": ("Deployment", "api", "spec.template.spec.containers.0.image", "rap-analyzer:latest", "not pinned"),
 }
+
+
+WITH_QUEUES = {"a queue without pods", "pods without a queue", "processes besides the pods", "another one's queue"}
 
 
 def change(o: dict, path: str, value: object) -> None:
@@ -296,7 +374,7 @@ def change(o: dict, path: str, value: object) -> None:
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_mistake_is_seen(overlays, name):
     kind, who, path, value, says = BREAKS[name]
-    objects = copy.deepcopy(overlays["prod"])
+    objects = copy.deepcopy(overlays["queues" if name in WITH_QUEUES else "prod"])
     change(next(o for o in objects if (o["kind"], o["metadata"]["name"]) == (kind, who)), path, value)
     assert any(says in e for e in problems(objects)), problems(objects)
 

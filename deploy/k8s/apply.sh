@@ -9,4 +9,4 @@ kubectl --namespace rap get secret rap-secrets >/dev/null
 kubectl apply --kustomize "$folder" --selector app.kubernetes.io/name=setup
 kubectl --namespace rap wait --for=condition=complete --timeout="$wait" job --selector app.kubernetes.io/name=setup
 kubectl apply --kustomize "$folder"
-for name in api worker events; do kubectl --namespace rap rollout status --timeout=600s "deployment/$name"; done
+kubectl --namespace rap rollout status --timeout=600s deployment --selector app.kubernetes.io/part-of=rap-analyzer
