@@ -150,6 +150,13 @@ def pictured(output: dict, source: str = "") -> dict:
     return output | {"data": {"text/html": image}}
 
 
+def drawn(cell: dict) -> bool:
+    "Whether a cell shows a picture, be it inside HTML; the outline of a sound in its player is none."
+    found = [o.get("data", {}) for o in cell.get("outputs", ())]
+    return any(kind.startswith("image/") or kind == "text/html" and re.search(r"^(?!.*<audio).*<(img|svg)\b", "".join(said), re.S)
+               for data in found for kind, said in data.items())
+
+
 def told(output: dict, where: Where) -> dict:
     "An output in which Markdown, such as that of `say`, is treated like the page's own prose."
     data = output.get("data", {})
@@ -220,6 +227,8 @@ def chapter(nb: dict, where: Where, note: str = "", foot: str = "") -> dict:
     sources = [text(c) if c["cell_type"] == "code" else "## " * bool(re.search("^##+ ", text(c), re.M)) for c in cells]
     asked = _guess.asks(sources)
     hidden = _guess.spoilers(sources, asked)
+    for n in (n for n, c in enumerate(cells) if n not in hidden and drawn(c)):  # its code does not tell what a picture gives away
+        if (above := {a.key for a in asked if a.cell < n}) and all(a.cell != n for a in asked): hidden[n] = above
     module = next((m[1] for c in cells if (m := re.search(r"^#\|\s*default_exp\s+(\S+)", text(c), re.M))), "")
     where.known = known([s for s in sources if s != "## "])
     where.own = f"reference/{module.replace('.', '_')}.md"

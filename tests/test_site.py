@@ -568,6 +568,22 @@ def test_what_tells_the_outcome_waits_for_the_guess(house):
     assert "<details" not in json.dumps(elsewhere) and "outcome" not in json.dumps(elsewhere)
 
 
+@pytest.mark.parametrize("data", [{"image/png": "iVBORw0KGgo="}, {"image/svg+xml": "<svg></svg>"},
+                                  {"text/html": "<div><svg></svg></div>"}])
+def test_a_picture_below_a_question_waits_for_the_guess_wherever_it_stands(house, data):
+    shown = {"output_type": "display_data", "metadata": {}, "data": {"text/plain": "A plot", **data}}
+    text = {"output_type": "stream", "name": "stdout", "text": "text"}
+    page = _site.chapter(test_book.notebook(
+        cell("markdown", "# How?"), cell("code", "draw(0)", [shown]), cell("code", 'predict("x.gain")'),
+        cell("code", 'record("x.gain", 3).against_prediction()'), cell("markdown", "## Later"), cell("code", "draw(1)", [shown]),
+        cell("code", "list(2)", [text])), _site.Where(PurePosixPath("nbs/20_x.ipynb"), house))
+    texts = ["".join(c["source"]) for c in page["cells"]]
+    begin, = (i for i, t in enumerate(texts) if 'data-keys="x.gain"' in t)
+    assert texts[begin - 1:begin + 3:2] == ["draw(1)", "draw(1)"] and page["cells"][begin - 1]["outputs"] == []
+    assert page["cells"][begin + 1]["outputs"] and "</details>" in texts[begin + 2]
+    assert [bool(c["outputs"]) for c, t in zip(page["cells"], texts, strict=True) if t in ("draw(0)", "list(2)")] == [True, True]
+
+
 def test_a_test_that_prose_speaks_of_is_not_folded(house):
     nb = test_book.notebook(cell("markdown", "# How?"), cell("markdown", "It refuses."), cell("code", "assert refuses()"),
                             cell("code", "assert more()"))
