@@ -25,15 +25,15 @@ GIANTS: dict[str, str] = {
     "ebay": "an action through validation, analysis, search and event; a beat sold by auction",
     "uber": "a page in parts, and which of them made it late",
     "amazon": "one session: search with context, recommendations, a fraud score",
-    "spotify": "a song: what is heard in it, what goes with it, an order to play, its chance",
+    "spotify": "a song: its analysis, its neighbours, an order to play, its chance",
 }
 
 
-HEAR = "spotify", "ebay"  # those that need the sound itself
+HEAR = "spotify", "ebay"  # they need the sound itself
 
 
 def pick_songs(store: "Store", mine: bool, track: int | None, file: Path | None, sound: bool) -> list[int]:  # empty: none of yours
-    "The songs that were asked for; LabError, LookupError."
+    "The chosen songs; LabError, LookupError."
     from rap_analyzer.library.neighbours import add_song, own_songs
     if sum((mine, track is not None, file is not None)) > 1: raise typer.BadParameter("expected one of --mine, --track and --file")
     if mine: return own_songs(store, sound=sound)
