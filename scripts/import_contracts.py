@@ -13,7 +13,7 @@ from rap_analyzer.book import modules
 PACKAGE = "rap_analyzer"
 SEAMS = {  # an outside package: the only modules that import it themselves
     "psycopg": ("lab", "postgres", "search.copy", "search.sessions", "search.store", "serve.replica", "serve.failover",
-                "platform.designs", "giants.regions"),
+                "platform.designs", "giants.regions", "giants.moves"),
     "psycopg_pool": ("lab", "postgres", "search.sessions"),
     "fastapi": ("app", "platform.*", "*.routes", "*_routes"),
     "strawberry": ("platform.loaders", "platform.graphql*"),

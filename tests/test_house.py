@@ -407,7 +407,7 @@ def test_owners_sees_orphans_and_missing_modules(house):
     ("core.py", "from .music import volume", "modules import from notebooks above their own BROKEN"),
     ("music/volume.py", "import psycopg",
      "only lab and postgres and search.copy and search.sessions and search.store and "
-     "serve.replica and serve.failover and platform.designs and giants.regions import psycopg BROKEN"),
+     "serve.replica and serve.failover and platform.designs and giants.regions and giants.moves import psycopg BROKEN"),
     ("music/volume.py", "from fastapi import FastAPI", "only app and platform.* and *.routes and *_routes import fastapi BROKEN"),
 ])
 def test_imports_see_a_wrong_arrow(house, module, line, broken):
