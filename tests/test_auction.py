@@ -135,6 +135,8 @@ def test_the_routes(store):
         assert bid("x-3", 999, 500).status_code == bid("x-4", 7, 500, "beat-9").status_code == 404
         assert [bid("x-5", 7, a).status_code for a in (0, -5, 1.5, "a", None, 10**13)] == [422] * 6
         assert bid("x 6", 7, 500).status_code == 422
+        unnameable = "a/b", "..", ".", "a?b", "a\n", "\u0430", "", "a" * 65, "%41"       # what could never be asked for
+        assert [client.post("/api/auctions", json={"track_id": 1, "auction_id": i}).status_code for i in unnameable] == [422] * 9
         assert client.post("/api/auctions", json={"track_id": 9_999}).status_code == 404
         assert client.post("/api/auctions", json={"track_id": 1, "seconds": 0}).status_code == 422
         keyed = [client.post("/api/auctions", json={"track_id": 3}, headers={"Idempotency-Key": "k-1"}).json() for _ in range(2)]

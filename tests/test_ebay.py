@@ -7,9 +7,9 @@ from helpers import own_database
 from typer.testing import CliRunner
 
 from rap_analyzer.app import create_app
-from rap_analyzer.deadline import DEADLINE
 from rap_analyzer.giants import commands
 from rap_analyzer.giants.ebay import MusicMarketplacePlatform, demo
+from rap_analyzer.giants.phone import note_statements
 from rap_analyzer.music.audio import BadAudio
 from rap_analyzer.platform.keys import Keys
 from rap_analyzer.product.events import Events
@@ -64,6 +64,9 @@ def test_the_route_stores_the_action_that_it_was_and_orders_an_analysis_once(sto
         assert heard == {"state": "done", "found": {"tempo": {"value": {"bpm": 90}, "confidence": pytest.approx(.9)}}}
         phone = client.post("/graphql", json={"query": "{ track(id: 42) { title analysis { analyzer confidence } similar(k: 2) "
                                                        "{ track { title } } } }"}).json()
+        wrong = client.post("/graphql", json={"query": '{ track(id: 42) { analysis(only: ["mood", "gnere"]) { value } } }'})
+        assert (wrong.status_code, wrong.json()["error"]) == (
+            422, "'gnere': expected analyzers of tempo, genre, mood, lyrics, embedding")
         assert phone["data"]["track"]["title"] == store.tracks([42])[0].title and len(phone["data"]["track"]["similar"]) == 2
     assert [e[1:] for e in stored(store)] == [("skip", 42), ("play", 1)]
 
@@ -72,16 +75,11 @@ SCREEN = """{ search(q: "drill", k: %d) { hits { track {
     id title artist { name } analysis(only: ["mood"]) { analyzer value } } } } }"""
 
 
-def test_a_phone_gets_the_same_screen_by_either_door_and_more_tracks_take_no_more_statements(store, monkeypatch):
-    said, aquery = [], Store.aquery
-    def noted(self, query, *more):
-        if DEADLINE.get() is not None: said.append(query.sql)                          # of a request
-        return aquery(self, query, *more)
-    monkeypatch.setattr(Store, "aquery", noted)
+def test_a_phone_gets_the_same_screen_by_either_door_and_more_tracks_take_no_more_statements(store):
     for hit in find("drill", 2, store=store): run_job(Jobs(store), str(accept_track(store, hit.track_id)[0].id))
     key = {"Authorization": f"Bearer {Keys(store).create(['read', 'write'])[0]}"}
     app = create_app(store, auth="required", cache_s=0)
-    with serving(app) as url, httpx.Client(base_url=url, headers=key, timeout=20) as client:
+    with serving(app) as url, httpx.Client(base_url=url, headers=key, timeout=20) as client, note_statements() as said:
         def graphql(k):
             said.clear()
             r = client.post("/graphql", json={"query": SCREEN % k}).json()
