@@ -80,4 +80,5 @@ def test_a_watch_compares_with_the_first_pages_of_the_same_model():
     assert seen("rap_feature_psi", "score") < seen("rap_feature_psi_limit", "score") and seen("rap_feature_psi", "hour") is None
     watch.note("ranker 2", page())
     assert watch.report() == [] and len(watch.first) == 1
+    assert np.isnan([seen(f"rap_feature_psi{end}", "bpm") for end in ("", "_limit")]).all()   # no alarm about the model before
     with pytest.raises(ValueError, match="at least 30"): Watch(reference=5)

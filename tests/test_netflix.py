@@ -1,6 +1,7 @@
 """Netflix's composition: covers by taste, a thousand experiments at once, and a home page that says what it lacks."""
 
 import asyncio
+import copy
 import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -211,6 +212,30 @@ def test_the_page_shows_what_was_chosen_and_keeps_it_for_the_day(served):
         at_once = list(many.map(served.covers, [1] * 6))
     final = served.covers(1)
     assert all(set(some.items()) <= set(final.items()) for some in at_once) and len(final) == len(first)
+
+
+WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+
+
+def test_who_comes_second_waits_and_shows_the_cover_of_the_first(served):
+    served.store.query(Query("DELETE FROM cover_exposures WHERE listener_id = 2 RETURNING 1"))
+    tracks, day, theirs = served.store.tracks([3, 4]), datetime.now(UTC).date(), "cover-dark-0123456789abcdef"
+    first = served.store.connect()
+    async def both():
+        store = copy.copy(served.store)
+        await store.aopen(1)
+        request = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(store=store)), scope={})
+        second = asyncio.create_task(artwork_routes.Artwork().choose(request, 2, tracks))
+        await asyncio.to_thread(until, lambda: served.store.query(Query(WAITS))[0][0])
+        await asyncio.to_thread(first.con.commit)
+        try: return await second
+        finally: await store.aclose()
+    try:
+        first.con.autocommit = False
+        first.con.execute(artwork_routes.EXPOSE, (2, day, 2, day, 0, [3], [theirs], ["dark"], [.5]))
+        shown = asyncio.run(both())
+    finally: first.con.close()
+    assert set(shown) == {3, 4} and shown[3].exposure == theirs
 
 
 def test_a_reward_counts_once_and_a_forged_one_never(served):

@@ -21,6 +21,7 @@ from fastapi import HTTPException, Request
 from pydantic import BaseModel, ValidationError
 from strawberry.scalars import JSON
 
+from ..music.analyzers import FIVE
 from ..music.catalog import Track
 from ..product.routes import TrackIn, track
 from ..recommend.playlist_routes import PlaylistQuery, playlist
@@ -166,6 +167,8 @@ class TrackNode(TrackFacts):
     @strawberry.field(description="What the analyzers found, or those named; empty before a job has heard it.")
     async def analysis(self, info: Info, only: list[str] | None = None) -> list[AnalysisNode]:
         "Of all tracks of the question, one statement."
+        if strange := sorted(set(only or ()) - set(FIVE)):
+            raise HTTPException(422, f"{strange[0]!r:.40}: expected analyzers of {', '.join(FIVE)}")
         found = await info.context.loaders.analyses.load(hash_track(self.known))
         wanted = [row for row in found if only is None or row[0] in only]
         return [AnalysisNode(analyzer=a, value=v, confidence=c, warnings=w) for a, v, c, w in wanted]

@@ -81,10 +81,13 @@ class Watch:
         self.metrics, self.reference, self.every, self.by, self.seen = metrics, reference, every, "", 0
         self.first: list[Mapping[str, float]] = []
         self.latest: deque[Mapping[str, float]] = deque(maxlen=current)
+        self.shown: set[str] = set()  # features with an index among the metrics
 
     def note(self, by: str, row: Mapping[str, float]) -> None:  # by: whose order; row: features and score of its first track
         "Take a page in."
-        if by != self.by: self.by, self.seen, self.first = by, 0, []; self.latest.clear()
+        if by != self.by:
+            self.by, self.seen, self.first = by, 0, []
+            self.latest.clear(), self.hide()
         (self.first if len(self.first) < self.reference else self.latest).append(row)
         self.seen += 1
         if self.metrics and self.seen % self.every == 0: self.publish()
@@ -104,9 +107,17 @@ def drifted(self: Watch) -> list[Moved]:
     "What has moved further than chance."
     return [m for m in self.report() if m.drifted]
 
-
+# %% ../../nbs/systems/69_watch.ipynb #112bd3a3
 @patch
 def publish(self: Watch) -> None:
     "Show each index and what an alarm takes."
     for m in self.report():
         self.metrics.psi.labels(m.name).set(m.psi), self.metrics.psi_limit.labels(m.name).set(m.limit)
+        self.shown.add(m.name)
+
+
+@patch
+def hide(self: Watch) -> None:
+    "What was shown of an earlier model is no number any more: no alarm goes on about it."
+    for name in self.shown: self.metrics.psi.labels(name).set(np.nan), self.metrics.psi_limit.labels(name).set(np.nan)
+    self.shown.clear()
