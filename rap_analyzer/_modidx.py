@@ -696,6 +696,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'rap_analyzer/giants/moves.py'),
                                            'rap_analyzer.giants.moves.Regions.track': ( 'giants/moves.html#regions.track',
                                                                                         'rap_analyzer/giants/moves.py'),
+                                           'rap_analyzer.giants.moves.accept_at': ( 'giants/moves.html#accept_at',
+                                                                                    'rap_analyzer/giants/moves.py'),
                                            'rap_analyzer.giants.moves.copy_rows': ( 'giants/moves.html#copy_rows',
                                                                                     'rap_analyzer/giants/moves.py')},
             'rap_analyzer.giants.netflix': { 'rap_analyzer.giants.netflix.Homepage': ( 'giants/netflix.html#homepage',
