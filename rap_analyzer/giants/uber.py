@@ -85,7 +85,8 @@ def demo(store: Store, own: Sequence[int] = ()) -> dict[str, object]:  # own: tr
         platform = MusicRecommendationPlatform(mine, model_id=model)
         try:
             who = [(i, {}) for i, in await mine.aquery(Query(SOME))] or [(i, {}) for i in range(10)]
-            if own: who = [(None, {"session": [own[n % len(own)]]}) for n in range(max(20, len(own)))]
+            if own: who = [(None, {"session": [track]}) for track in own]
+            who = [who[n % len(who)] for n in range(max(20, len(who)))]
             for _ in range(2):
                 platform.monitor.rows.clear()
                 pages = [await platform.get_recommendations(i, {"hour": 18} | more) for i, more in who]
