@@ -138,7 +138,9 @@ def test_the_routes(store):
         unnameable = "a/b", "..", ".", "a?b", "a\n", "\u0430", "", "a" * 65, "%41"       # what could never be asked for
         assert [client.post("/api/auctions", json={"track_id": 1, "auction_id": i}).status_code for i in unnameable] == [422] * 9
         assert client.post("/api/auctions", json={"track_id": 9_999}).status_code == 404
-        assert client.post("/api/auctions", json={"track_id": 1, "seconds": 0}).status_code == 422
+        for never in (0, 1e-7): assert client.post("/api/auctions", json={"track_id": 1, "seconds": never}).status_code == 422
+        most = client.post("/api/auctions", json={"track_id": 1, "opening": 10**12}).json()["auction_id"]
+        assert bid("m-1", 7, 10**12, most).status_code == 201 and "highest bid there can be" in bid("m-2", 8, 10**12, most).text
         keyed = [client.post("/api/auctions", json={"track_id": 3}, headers={"Idempotency-Key": "k-1"}).json() for _ in range(2)]
         assert keyed[0]["auction_id"] == keyed[1]["auction_id"]
         assert client.get("/api/auctions/beat-1").json()["leader"] == 7

@@ -280,7 +280,8 @@ def test_a_giant_says_what_is_wrong_with_your_songs(cli, told, lab, home, quiet,
     row = next(i for i in find_own(Store(lab, TENANT), 99) if i not in find_own(Store(lab, TENANT), 99, sound=True))
     for words, said in (("uber --track 123456", "no track 123456"), ("ebay --file page.mp3", "page.mp3 is a web page"),
                         ("ebay --file songs", "is no file"), (f"ebay --track {row}", "a row of a table has no sound"),
-                        ("amazon --file none.mp3", "is no file"), (f"spotify --track {row}", f"{row}"),
+                        ("amazon --file none.mp3", "cannot read none.mp3: No such file"),
+                        (f"ebay --file {'a' * 300}", "name too long"), (f"spotify --track {row}", f"{row}"),
                         ("etsy --mine", "no giant is called 'etsy'")):
         assert said in (told := cli(f"giants {words}", 1)) and "Traceback" not in told and "\n" not in told.strip(), told
     assert "expected one of --mine" in cli("giants uber --mine --track 1", 2)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from rap_analyzer.lab import Lab
-from rap_analyzer.search.store import migrate
+from rap_analyzer.search.store import Store, migrate
 
 MEANT = {
     ("PERF003", "public.outbox.own_tenant"): "the relay reads it in the order of all tenants; each tenant only adds to it",
@@ -47,6 +47,37 @@ def lint(database: str, *words: str) -> set[tuple[str, str]]:  # rule, place
 
 def test_every_table_is_guarded_and_exceptions_have_a_reason(database):
     assert lint(database) == set(MEANT)
+
+
+ROWS = {  # of the newest tables
+    "analyzer_plugins": """name, version, source, code, analyzers, checks, cost_ms)
+        VALUES (%s, 'p', '1', 's', repeat('a', 64), '{x}', '{}', 1""",
+    "auctions": "id, track_id, opening, increment, opened_at, ends_at) VALUES (%s, 'a', 1, 1, 1, now(), now() + interval '1 h'",
+    "bids": "id, auction_id, bidder, amount, placed_at) VALUES (%s, 'b', 'a', 1, 1, now()",
+    "cover_exposures": """listener_id, day, track_id, exposure_id, variant, propensity, taste)
+        VALUES (%s, 1, now(), 1, 'cover-sun-0123456789abcdef', 'sun', .5, 0""",
+    "homes": "listener_id, region) VALUES (%s, 1, 'us'", "residents": "listener_id) VALUES (%s, 1"}
+
+
+def test_a_tenant_neither_sees_nor_writes_what_is_another_s(database, lab):
+    mine = Lab(lab.home, "policies")
+    ours, theirs = (Store(mine, name).register() for name in ("ours", "theirs"))
+    put = {table: f"INSERT INTO {table} (tenant_id, {rest})" for table, rest in ROWS.items()}
+    with ours.session() as s:
+        for sql in put.values(): s.con.execute(sql, ["ours"])
+    with theirs.session() as s:
+        for table, sql in put.items():
+            assert s.con.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"): s.con.execute(sql, ["ours"])
+        for change in ("UPDATE auctions SET bids = bids", "UPDATE homes SET epoch = epoch + 1", "UPDATE residents SET open = false",
+                       "UPDATE analyzer_plugins SET state = 'quarantined'", "DELETE FROM analyzer_plugins",
+                       "DELETE FROM cover_exposures"):
+            assert s.con.execute(change).rowcount == 0
+        with pytest.raises(psycopg.DatabaseError, match="not at home"): s.con.execute("SELECT hold_home(1, 1)")
+        with pytest.raises(psycopg.errors.ForeignKeyViolation): s.con.execute(put["bids"], ["theirs"])       # of our auction
+    with ours.session() as s:
+        for table in ROWS: assert s.con.execute(f"SELECT count(*) FROM {table}").fetchone() == (1,)
+    ours.forget(), theirs.forget()
 
 
 def test_a_table_without_a_policy_and_one_for_everybody_are_seen(database):

@@ -16,7 +16,8 @@ from fastapi import APIRouter, HTTPException, Path, Request
 from pydantic import BaseModel, Field
 
 from ..web import RequestModel, describe_errors, time_database
-from .auction import LONGEST_S, MOST, Auction, Refused, UnknownAuction, open_auction, place_bid, settle_auction
+from . import auction
+from .auction import LONGEST_S, MOST, SHORTEST_S, Auction, Refused, UnknownAuction
 
 # %% ../../nbs/giants/12_auction_routes.ipynb #7bc987d0
 router = APIRouter()
@@ -32,7 +33,7 @@ class AuctionIn(RequestModel):
     track_id: int = Field(ge=0, le=2**63 - 1, description="The beat.")
     opening: int = Field(100, ge=1, le=MOST, description="The least first bid, in cents.")
     increment: int = Field(10, ge=1, le=MOST, description="By how many cents a bid has to exceed the highest.")
-    seconds: float = Field(3_600, gt=0, le=LONGEST_S, description="Until its end.")
+    seconds: float = Field(3_600, ge=SHORTEST_S, le=LONGEST_S, description="Until its end.")
 
 # %% ../../nbs/giants/12_auction_routes.ipynb #89119a92
 class BidIn(RequestModel):
@@ -80,7 +81,7 @@ async def open_(request: Request, asked: AuctionIn) -> AuctionOut:
     "It ends at a moment of the database's clock."
     name = asked.auction_id or request.scope.get("once")                # of an Idempotency-Key: the same for each repetition
     terms = asked.track_id, asked.opening, asked.increment, asked.seconds
-    work = asyncio.to_thread(open_auction, request.app.state.store, *terms, name)
+    work = asyncio.to_thread(auction.open_auction, request.app.state.store, *terms, name)
     try: return show_auction(await time_database(request, work))
     except Refused as no: raise HTTPException(409, str(no)) from None
     except ValueError as wrong: raise HTTPException(422, str(wrong)) from None
@@ -89,7 +90,7 @@ async def open_(request: Request, asked: AuctionIn) -> AuctionOut:
 @router.post("/api/auctions/{auction_id}/bids", status_code=201, responses=describe_errors(404, 409, 422, 503), summary="Bid")
 async def bid(request: Request, auction_id: AuctionId, asked: BidIn) -> BidOut:
     "Durable before it is answered. Too low, too late, or another bid's id: 409."
-    work = asyncio.to_thread(place_bid, request.app.state.store, auction_id, asked.bid_id, asked.user_id, asked.amount)
+    work = asyncio.to_thread(auction.place_bid, request.app.state.store, auction_id, asked.bid_id, asked.user_id, asked.amount)
     try: return BidOut(**asdict(await time_database(request, work)))
     except UnknownAuction as no: raise HTTPException(404, str(no)) from None
     except Refused as no: raise HTTPException(409, str(no)) from None
@@ -99,6 +100,6 @@ async def bid(request: Request, auction_id: AuctionId, asked: BidIn) -> BidOut:
 @router.get("/api/auctions/{auction_id}", responses=describe_errors(404, 422, 503), summary="Who leads, who has won?")
 async def show(request: Request, auction_id: AuctionId) -> AuctionOut:
     "The first one to look after the end closes it; from then on the winner stays."
-    work = asyncio.to_thread(settle_auction, request.app.state.store, auction_id)
+    work = asyncio.to_thread(auction.settle_auction, request.app.state.store, auction_id)
     try: return show_auction(await time_database(request, work))
     except UnknownAuction as no: raise HTTPException(404, str(no)) from None

@@ -16,6 +16,7 @@ from ..core import LabError, shell_command
 from ..library.folder import file_of
 from ..music.audio import load, validate
 from ..music.catalog import Track
+from ..music.files import shown
 from ..product.actions import Event, make_event
 from ..product.events import Events, UnknownListener
 from ..search.filters import Filter
@@ -109,6 +110,7 @@ def demo(store: Store, own: Sequence[int] = ()) -> dict[str, object]:  # own: th
     except Refused as no: refused = str(no)
     time.sleep(1.05)
     won = settle_auction(store, lot.auction_id)
-    return {"track": f"{track.id}: {track.title} by {track.artist}", "heard from": str(file or "the recipe of the catalog"),
+    sound = shown(str(file)) if file else "the recipe of the catalog"
+    return {"track": f"{track.id}: {track.title} by {track.artist}", "heard from": sound,
             "analysis": said["analysis"]["state"], "search results": len(said["search_results"]), "event": said["event"]["action"],
             "ms": said["ms"], "a bid too low": refused, "winner": f"listener {won.winner} at {won.price} cents"}

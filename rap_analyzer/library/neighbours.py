@@ -10,6 +10,7 @@ __all__ = ['WITHOUT', 'BLOCK', 'MANY', 'OWN', 'fill_heard', 'ready', 'whereabout
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ..music.analyzers import FIVE, analyze
 from ..music.audio import Clip
 from ..music.batch import analyze_file
 from ..music.embedding import MODEL_ID
+from ..music.files import shown
 from ..music.generator import embeddings
 from ..search.filters import choose_model
 from ..search.index import Hit, build, drop, similar
@@ -97,7 +99,10 @@ def own_songs(store: Store, n: int = 20, sound: bool = False) -> list[int]:  # L
 
 def add_song(store: Store, file: str | Path, profile: str = "full") -> int:  # its id; LabError says why it did not go in
     "One song from a file, stored; a file that is there already is found."
-    if not (file := Path(file)).is_file(): raise LabError(f"{file} is no file: a folder goes in by `{shell_command('ingest')}`.")
+    try: kind = (file := Path(file)).stat().st_mode
+    except (OSError, ValueError) as no:
+        raise LabError(f"cannot read {shown(str(file))}: {getattr(no, 'strerror', no)}.") from None
+    if not S_ISREG(kind): raise LabError(f"{shown(str(file))} is no file: a folder goes in by `{shell_command('ingest')}`.")
     report = ingest_files(lambda: [file], store, profile)
     if report.refused: raise LabError(report.refusals[0].text)
     return next(iter(known(store, [fingerprint(file)]).values())).id
