@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from rap_analyzer.giants.artwork import Covers, record_covers
-from rap_analyzer.giants.netflix import assign_many, compare_all
 from rap_analyzer.giants.spans import BUDGETS_MS, LIMIT_MS, attribute
+from rap_analyzer.giants.trials import assign_many, compare_all
 from rap_analyzer.product.bandits import Bandit, play
 from rap_analyzer.provenance import machine
 

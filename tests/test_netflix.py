@@ -19,8 +19,9 @@ from rap_analyzer.cli import app as commands
 from rap_analyzer.core import LabError
 from rap_analyzer.giants import artwork, artwork_routes, netflix
 from rap_analyzer.giants.artwork import choose_covers, find_group, record_covers
-from rap_analyzer.giants.netflix import MusicStreamingPlatform, assign_many, compare_all, false_discovery
+from rap_analyzer.giants.netflix import MusicStreamingPlatform
 from rap_analyzer.giants.scenes import VARIANTS, draw_variant
+from rap_analyzer.giants.trials import assign_many, compare_all, false_discovery
 from rap_analyzer.music import catalog
 from rap_analyzer.platform.cover import draw_cover
 from rap_analyzer.platform.keys import Keys

@@ -11,7 +11,7 @@ from helpers import own_database
 from typer.testing import CliRunner
 
 from rap_analyzer.cli import app as commands
-from rap_analyzer.giants import uber
+from rap_analyzer.giants import surge, uber
 from rap_analyzer.giants.spans import BUDGETS_MS, Monitor, Span, attribute, self_ms, split_promise
 from rap_analyzer.giants.uber import MusicRecommendationPlatform
 from rap_analyzer.product.audience import simulate
@@ -163,3 +163,23 @@ def test_the_command(crowd, monkeypatch):
     done = CliRunner().invoke(commands, ["giants", "uber"])
     assert done.exit_code == 0, done.output
     assert "p95_ms" in done.output and "promise" in done.output
+
+
+# ---- prices in the rush hour
+
+def test_a_price_drawn_for_each_request_cannot_see_that_places_are_scarce():
+    windows = surge.draw_windows(250, 3)
+    by_request, by_window, truth = (surge.compare_prices(windows, 1.0, 1.75, how) for how in ("request", "window", "everybody"))
+    assert by_request[2] < 0 < by_window[1] <= truth[0] <= by_window[2]
+    roomy = surge.draw_windows(250, 3, places=500)
+    assert max(surge.compare_prices(roomy, 1.0, 1.75, how)[0] for how in ("request", "window", "everybody")) < 0
+
+
+def test_places_are_taken_in_turn_and_nonsense_about_prices_is_refused():
+    worth = np.array([3.0, .5, 1.2, 2, 2])
+    assert [surge.serve(worth, 1.0, n)[1] for n in (1, 2, 4, 9)] == [3, 2, 0, 0]
+    assert surge.serve(worth, 1.0, 2)[0].tolist() == [1, 0, 1, 0, 0] and surge.serve(worth[:0], 1.0, 2)[1] == 0
+    for go in (lambda: surge.draw_windows(1, 0), lambda: surge.draw_windows(9, 0, places=0),
+               lambda: surge.run_bandit(surge.draw_windows(2, 0), "rider"),
+               lambda: surge.compare_prices(surge.draw_windows(2, 0), 1, 2, "rider")):
+        with pytest.raises(ValueError, match="expected"): go()
