@@ -10,8 +10,9 @@ from helpers import own_database
 
 from rap_analyzer.core import LabError
 from rap_analyzer.giants import spotify
+from rap_analyzer.giants.releases import run_releases
 from rap_analyzer.giants.spotify import FIFTY, MusicAIStudioPlatform, demo
-from rap_analyzer.giants.success import run_releases, train
+from rap_analyzer.giants.success import train
 from rap_analyzer.library.folder import ingest_folder
 from rap_analyzer.music import catalog
 from rap_analyzer.music.embedding import MODEL_ID

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from rap_analyzer.cli import app
 from rap_analyzer.giants import spotify
-from rap_analyzer.giants.success import run_releases, train
+from rap_analyzer.giants.releases import run_releases
+from rap_analyzer.giants.success import train
 from rap_analyzer.library import folder, neighbours
 from rap_analyzer.library.neighbours import find_own, try_own
 from rap_analyzer.music.audio import save

@@ -14,29 +14,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import _calibration
 
 from rap_analyzer.core import LabError
-from rap_analyzer.giants.success import (
+from rap_analyzer.giants.releases import (
     BEST,
     NEAR,
     STEADY,
     WINDOW,
+    describe_releases,
+    fork_market,
+    near_hits,
+    open_market,
+    repeat_releases,
+    run_days,
+    run_releases,
+    split_by_time,
+)
+from rap_analyzer.giants.success import (
     brier,
     calibrate,
     count_odds,
-    describe_releases,
     explain,
     fit_log_odds,
+    learn_by_turns,
     load,
-    near_hits,
-    open_market,
+    measure_truth,
     order_quality,
     reliability,
-    run_releases,
-    split_by_time,
     train,
 )
 from rap_analyzer.music.generator import embeddings
 from rap_analyzer.product.actions import ACTIONS
-from rap_analyzer.product.audience import run_day
 
 DAYS = 35
 
@@ -46,14 +52,14 @@ def d(): return run_releases(98, 60, 600, 7)
 
 
 @pytest.fixture(scope="module")
-def parts(d): return split_by_time(d)
+def parts(d): return split_by_time(d, 3)
 
 
 def test_a_fact_of_a_release_does_not_change_with_what_happens_later():
     p = open_market(DAYS + 7, 20, 200, 3)
-    for day in range(DAYS): run_day(p, day)
+    run_days(p, 0, DAYS)
     early = describe_releases(p, DAYS)
-    for day in range(DAYS, DAYS + 7): run_day(p, day)
+    run_days(p, DAYS, DAYS + 7)
     late = describe_releases(p, DAYS + 7)
     assert early["day"].max() == DAYS - WINDOW and len(late) > len(early)
     pd.testing.assert_frame_equal(early, late[late["day"] <= DAYS - WINDOW])
@@ -67,7 +73,7 @@ def test_success_is_what_listeners_kept_within_two_weeks(d):
     best, rest = (d.loc[d["success"] == is_, "kept"].groupby((d["day"] - 1) // 7) for is_ in (True, False))
     assert (best.min() >= rest.max()).all(), "nobody of the others was kept by more"
     p = open_market(22, 30, 200, 5)
-    for day in range(22): run_day(p, day)
+    run_days(p, 0, 22)
     rows, born, keepers = describe_releases(p, 22), p.truth.released, {}
     for ms, who, _, action, track, _ in p.log:                                         # once more, an event at a time
         for t, w, a, i in zip(ms, who, action, track, strict=True):
@@ -79,7 +85,7 @@ def test_success_is_what_listeners_kept_within_two_weeks(d):
 def test_promises_are_kept_in_each_tenth_on_later_releases(parts):
     learn, middle, later = parts
     assert learn["day"].max() < middle["day"].min() and middle["day"].max() < later["day"].min()
-    counted, final = count_odds(learn), calibrate(count_odds(learn, STEADY), middle)
+    counted, final = count_odds(learn), learn_by_turns(pd.concat([learn, middle]))
     y, promised = later["success"], final.chance(later)
     tenths = reliability(promised, y, 200)
     assert sum(t.n for t in tenths) == len(later) and len(tenths) >= 3
@@ -88,16 +94,45 @@ def test_promises_are_kept_in_each_tenth_on_later_releases(parts):
     assert max(abs(t.error) for t in reliability(raw, y, 200)) > 2 * max(abs(t.error) for t in tenths)
     assert abs(order_quality(raw, y) - order_quality(promised, y)) < .05, "the order is not what was wrong"
     assert brier(promised, y) < brier(np.full(len(y), learn["success"].mean()), y) and brier(promised, y) < brier(raw, y)
+    with pytest.raises(ValueError, match="two weeks"): learn_by_turns(learn[learn["day"] == learn["day"].min()])
 
 
-def test_many_markets_are_judged_together_and_broken_promises_are_found(d, parts, monkeypatch):
-    monkeypatch.setattr(_calibration, "run_releases", lambda seed: d)
-    said, later = [], parts[2]
-    found = _calibration.judge(3, 1, said.append)
-    own = reliability(calibrate(count_odds(parts[0], STEADY), parts[1]).chance(later), later["success"])
-    assert found["worst"] == [pytest.approx(100 * max(abs(t.error) for t in own))] * 3 and found["releases"] == 3 * len(later)
-    monkeypatch.setattr(_calibration, "calibrate", lambda f, middle: count_odds(parts[0]))
-    assert _calibration.judge(3, 1, said.append)["pooled"] > max(10, found["pooled"]) and len(said) > 6
+def test_futures_share_the_past_and_differ_in_luck():
+    p = open_market(DAYS + 7, 20, 200, 3)
+    run_days(p, 0, DAYS - 7)
+    before, again = len(p.log), repeat_releases(p, DAYS - 7, DAYS + 7, 2)
+    same, other = (again[again["future"] == f].reset_index(drop=True) for f in (0, 1))
+    assert len(p.log) == before and same["track_id"].equals(other["track_id"]) and not same["kept"].equals(other["kept"])
+    first = same["day"] == same["day"].min()
+    pd.testing.assert_frame_equal(same.loc[first, list(STEADY)], other.loc[first, list(STEADY)])
+    q = fork_market(p, 0)
+    run_days(p, DAYS - 7, DAYS + 7)
+    run_days(q, DAYS - 7, DAYS + 7)
+    pd.testing.assert_frame_equal(describe_releases(p, DAYS + 7), describe_releases(q, DAYS + 7))
+
+
+def test_the_truth_is_measured_over_futures():
+    rng = np.random.default_rng(1)
+    chance = np.tile(rng.random(2_000), 30)
+    future, y = np.repeat(np.arange(30), 2_000), rng.random(60_000) < .8 * chance
+    tenths = measure_truth(chance, y, future)
+    assert len(tenths) == 10 and all(t.came == pytest.approx(.8 * t.promised, abs=.02) for t in tenths)
+    assert sum(t.low <= .8 * t.promised <= t.high for t in tenths) >= 8 and all(t.high - t.low < .06 for t in tenths)
+    with pytest.raises(ValueError, match="two futures"): measure_truth(chance, y, np.zeros(60_000))
+
+
+def test_many_markets_are_judged_and_broken_promises_are_found(d, parts, monkeypatch):
+    later, said = parts[2], []
+    def live(seed, f=None):
+        y = later["success"].to_numpy(float)
+        chance = (f or learn_by_turns(pd.concat(parts[:2]))).chance(later)
+        return _calibration.Market(seed, np.tile(chance, 6), np.tile(y, 6), np.repeat(np.arange(6), len(y)))
+    monkeypatch.setattr(_calibration, "live", live)
+    found = _calibration.judge(2, 1, said.append, jobs=1)
+    assert len(found["worst"]) == 2 and found["releases"] == 12 * len(later) and found["refuted"] == 2 - found["within"]
+    monkeypatch.setattr(_calibration, "live", lambda seed: live(seed, count_odds(parts[0])))
+    broken = _calibration.judge(2, 1, said.append, jobs=1)
+    assert broken["pooled"] > max(10, found["pooled"]) and (broken["within"], broken["refuted"]) == (0, 2) and len(said) > 6
 
 
 def test_reasons_sum_to_the_promise(parts):
