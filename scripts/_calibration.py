@@ -10,7 +10,7 @@ from rap_analyzer.giants.success import Tenth, learn_by_turns, measure_truth
 
 BOUND = .05  # of each tenth, in each market
 BEGIN, END, FUTURES = 99, 140, 6  # days: until the model learns, until the futures end; futures of each market
-LEAST = 100  # releases of a tenth, in a future on average
+LEAST = 150  # releases of a tenth, in a future on average
 
 
 class Market(NamedTuple):

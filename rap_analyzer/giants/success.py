@@ -97,7 +97,10 @@ def calibrate(
 ) -> Forecast:
     "Stretch or shrink the log-odds until promises are kept; an average release then has parts that sum to 0."
     parts = f.parts(d) if parts is None else parts
-    offset, *found = fit_log_odds(parts if each else parts.sum(1)[:, None], d["success"].to_numpy(float))
+    Z, found = parts if each else parts.sum(1)[:, None], [-1.0]
+    while min(found) < 0:                                                         # a fact that misleads is left out
+        offset, *found = fit_log_odds(Z, d["success"].to_numpy(float))
+        Z = Z * (np.array(found) > 0)
     slopes, middle = np.broadcast_to(found, len(f.weights)), parts.mean(0)
     weights = {n: (s * (np.array(w) - m)).tolist() for (n, w), s, m in zip(f.weights.items(), slopes, middle, strict=True)}
     return replace(f, base=float(offset + slopes @ middle), weights=weights)
