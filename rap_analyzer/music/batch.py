@@ -141,13 +141,15 @@ def analyze_files(
     if profile not in PROFILES: raise ValueError(f"expected one of the profiles {', '.join(PROFILES)}, got {profile!r}")
     crew = [Worker(ROLE, profile) for _ in range(workers)]
     run = lambda w, job: (job[0], analyze_in(w, *job, limit_s))
-    try: yield from map_unordered([partial(run, w) for w in crew], jobs)
+    def stop() -> None:
+        for w in crew: w.stop()
+    try: yield from map_unordered([partial(run, w) for w in crew], jobs, stop)
     finally:
         for w in crew: w.close()
 
 # %% ../../nbs/analyzer/65_batch.ipynb #5569a854
-def map_unordered(hands: Sequence[Callable], jobs: Iterable) -> Iterator:  # what they return, as it comes
-    "Give jobs to several functions, each in a thread of its own, whoever is free; no more is taken than can be worked on."
+def map_unordered(hands: Sequence[Callable], jobs: Iterable, stop: Callable[[], None]) -> Iterator:  # results, as they come
+    "Give jobs to several functions, each in a thread of its own, whoever is free; `stop` ends those that work when we leave."
     source, lock, out, ended = iter(jobs), threading.Lock(), queue.Queue(2 * len(hands)), threading.Event()
     def run(hand: Callable) -> None:
         try:
@@ -167,5 +169,6 @@ def map_unordered(hands: Sequence[Callable], jobs: Iterable) -> Iterator:  # wha
                 yield item[0]
     finally:
         ended.set()
+        stop()
         while any(t.is_alive() for t in threads):
             with suppress(queue.Empty): out.get(timeout=0.05)
