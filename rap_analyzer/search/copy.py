@@ -109,7 +109,7 @@ def _copy_tracks(con: psycopg.Connection, table: str, tenant: str, source: str, 
     with con.cursor() as cur, cur.copy(head) as copy:
         copy.set_types(["text", "text", "text", *COLUMNS.values()])
         for t in tracks:
-            copy.write_row((tenant, source, " ".join(t.genres), *(getattr(check_track(t), c) for c in COLUMNS)))
+            copy.write_row((tenant, source, " ".join(check_track(t).genres), *(getattr(t, c) for c in COLUMNS)))
             ids.append(t.id)
     return ids
 
