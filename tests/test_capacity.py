@@ -8,7 +8,7 @@ import pytest
 from rap_analyzer.core import LabError
 from rap_analyzer.runs import list_runs
 from rap_analyzer.serve import capacity, deployment
-from rap_analyzer.serve.deployment import Configuration, Deployment, Measured, draw, measure
+from rap_analyzer.serve.deployment import Configuration, Deployment, Measured, draw
 from rap_analyzer.serve.queueing import Scalability, closed_throughput, fit_scalability
 
 @pytest.mark.parametrize(("demands", "think", "n"), [([.01, .002], 0, 1), ([.01, .002], .05, 7), ([.003, .003, .003], .1, 40)])
@@ -86,22 +86,6 @@ def test_drawn_configurations_are_new():
     assert draw(20, seed=1) != draw(20, seed=2)
 
 
-@pytest.mark.alone
-def test_the_whole_way_on_the_real_service(small):
-    """Calibrate, predict from the record, run: every answer is good, no core stays occupied, no other tenant's rows are cached."""
-    before = small.lab.postgres.postmaster().cpu_affinity()
-    measured = capacity.calibrate(small, .3)
-    assert set(measured) == set(capacity.DIALS)
-    assert {m.refused for m in measured.values()} == {0}
-    assert measured["a hit"].demand_ms["database"] < measured["as it is"].demand_ms["database"] / 4
-    again = capacity.read_calibration(list_runs("capacity.calibration")[-1])
-    assert again == measured
-    trial = measure(small, Configuration(cache=.6, k=20, in_flight=8, workers=2), .3)
-    assert trial.refused == 0 and trial.per_s > 0 and trial.configuration.in_flight == 8
-    assert capacity.predict(trial.configuration).per_s > 0
-    assert small.lab.postgres.postmaster().cpu_affinity() == before
-
-
 def test_what_a_slow_core_measured_is_brought_to_the_standard_pace():
     """A core at half its speed: twice the processor time, half the answers. And the law of the closed loop keeps its form."""
     fast = {name: Measured(Configuration(**turned), 100.0 + 10 * i, {"service": 2.0 + i, "database": 1.0, "cache": .5}, .4, 0, 0.0)
@@ -136,12 +120,22 @@ def test_a_run_beside_a_busy_program_is_discarded(monkeypatch):
 
 @pytest.mark.alone
 def test_the_proof_in_small(small, monkeypatch):
+    """The whole way on the real service: calibrate, predict from the record, run. No core stays occupied."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
     import _capacity
+    before, kept = small.lab.postgres.postmaster().cpu_affinity(), []
+    monkeypatch.setattr(_capacity, "calibrate", lambda *given: kept.append(capacity.calibrate(*given)) or kept[0])
     monkeypatch.setattr(_capacity, "default_store", lambda: small)
     monkeypatch.setattr(_capacity, "OTHERS", 1.0)
-    found = _capacity.run_capacity(.2, 2, seed=5)
+    found = _capacity.run_capacity(.2, 2, seed=3)                             # both with two workers, one with a cache
     assert len(found["rows"]) == 2 and found["tracks"] == small.count() and not any(r["refused"] for r in found["rows"])
     for r in found["rows"]:
         assert (1 + r["off"]) * r["pace"] == pytest.approx(1 + r["off_without_pace"], rel=.05)
+        assert r["predicted"] > 0 and r["measured"] > 0
     assert found["held"] == (found["near"] >= _capacity.SHARE)
+    (measured,) = kept
+    assert set(measured) == set(capacity.DIALS) and {m.refused for m in measured.values()} == {0}
+    assert measured["a hit"].demand_ms["database"] < measured["as it is"].demand_ms["database"] / 4
+    assert capacity.read_calibration(list_runs("capacity.calibration")[-1]) == measured
+    assert capacity.predict(Configuration(cache=.6, k=20, in_flight=8, workers=2)).per_s > 0
+    assert small.lab.postgres.postmaster().cpu_affinity() == before

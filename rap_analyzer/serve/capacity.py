@@ -34,7 +34,7 @@ class Pace:
     def __enter__(self) -> "Pace":
         d = self.deployment.__enter__()
         self.asks, self.standard, self.now = d.paths(BASE.k, BASE.cache), 1.0, 1.0
-        d.run(self.asks, BASE.in_flight, WARM * self.seconds)           # a database that has just been started reads its disk
+        d.run(self.asks, BASE.in_flight, self.seconds, WARM)            # a database that has just been started reads its disk
         self.standard = self.read()
         return self
 
@@ -77,7 +77,7 @@ def calibrate(
     for same in dict.fromkeys(map(needs, dials.values())):
         here = {name: c for name, c in dials.items() if needs(c) == same}
         with Deployment(store, next(iter(here.values()))) as d:
-            if not seen: d.run(d.paths(10, None), 16, WARM * seconds)      # a database that has just been started reads its disk
+            if not seen: d.run(d.paths(10, None), 16, seconds, WARM)       # a database that has just been started reads its disk
             for name, c in here.items():
                 run = partial(d.run, d.paths(c.k, c.cache), c.in_flight, seconds)
                 seen[name] = scale(*pace.around(run)) if pace else run()

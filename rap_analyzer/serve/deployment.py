@@ -217,9 +217,10 @@ def clocks(self: Deployment) -> dict[str, float]:  # seconds
 
 
 @patch
-def run(self: Deployment, asks: Sequence[str], clients: int, seconds: float, warm_s: float = 1.0) -> Measured:
-    "Keep so many requests in flight; count answers and the processor time of each part, once each client has had three answers."
-    order = {"core": self.generator_core, "url": self.url, "asks": asks, "clients": clients, "warm_s": warm_s, "seconds": seconds}
+def run(self: Deployment, asks: Sequence[str], clients: int, seconds: float, warm: float = .4) -> Measured:
+    "Keep requests in flight: `warm` times `seconds`, until each client has had three answers; then count them, and what they cost."
+    order = {"core": self.generator_core, "url": self.url, "asks": asks, "clients": clients, "seconds": seconds,
+             "warm_s": warm * seconds}
     program, pipe = [sys.executable, "-c", DRIVER, str(ENOUGH)], subprocess.PIPE
     with subprocess.Popen(program, stdin=pipe, stdout=pipe, text=True) as p:
         try:
@@ -262,4 +263,4 @@ def measure(
 ) -> Measured:
     "Run a configuration until it is warm, and count."
     with Deployment(store, configuration) as d:
-        return d.run(d.paths(configuration.k, configuration.cache), configuration.in_flight, seconds, WARM * seconds)
+        return d.run(d.paths(configuration.k, configuration.cache), configuration.in_flight, seconds, WARM)
