@@ -8,22 +8,20 @@ from collections.abc import Callable
 
 from rap_analyzer.decide.adr import decisions
 from rap_analyzer.decide.living import broken, judge
-from rap_analyzer.decide.rig import BREAKS, make_rig
-from rap_analyzer.lab import Lab
+from rap_analyzer.decide.rig import BREAKS, Rig
 
-def break_all(lab: Lab, rounds: int, seed: int, each: Callable[[str, set[str]], None] = lambda name, red: None,
-              tracks: int = 8_000) -> dict[str, object]:
+def break_all(rig: Rig, rounds: int, seed: int,
+              each: Callable[[str, set[str]], None] = lambda name, red: None) -> dict[str, object]:
     "Break each part so many times; how often exactly the right decisions were red, and what was red otherwise."
     rng, found, wrong, tried, least = random.Random(seed), decisions(), [], 0, len(BREAKS)
-    with make_rig(lab, tracks) as rig:
-        for _ in range(rounds):
-            for name in rng.sample(sorted(BREAKS), len(BREAKS)):
-                for what, rest in ((name, set(BREAKS[name].rest)), ("", set())):
-                    if what:
-                        with BREAKS[what].act(rig): verdicts = judge(found, rig)
-                    else: verdicts = judge(found, rig)
-                    red, tried = broken(verdicts), tried + 1
-                    least = min(least, sum(v.state == "holds" for v in verdicts) + len(red))
-                    each(what or "nothing", red)
-                    if red != rest: wrong.append(f"{what or 'nothing'} broken: {', '.join(sorted(red)) or 'none'} red")
+    for _ in range(rounds):
+        for name in rng.sample(sorted(BREAKS), len(BREAKS)):
+            for what, rest in ((name, set(BREAKS[name].rest)), ("", set())):
+                if what:
+                    with BREAKS[what].act(rig): verdicts = judge(found, rig)
+                else: verdicts = judge(found, rig)
+                red, tried = broken(verdicts), tried + 1
+                least = min(least, sum(v.state == "holds" for v in verdicts) + len(red))
+                each(what or "nothing", red)
+                if red != rest: wrong.append(f"{what or 'nothing'} broken: {', '.join(sorted(red)) or 'none'} red")
     return {"tried": tried, "right": tried - len(wrong), "wrong": wrong, "measured": least}

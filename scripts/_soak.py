@@ -270,10 +270,12 @@ def soak_contract(params: dict) -> dict:
 
 def soak_decisions(params: dict) -> dict:
     "Break the parts that decisions rest on: exactly those decisions are red, and none while nothing is broken."
+    from rap_analyzer.decide.rig import make_rig
     from rap_analyzer.lab import Lab
     from rap_analyzer.serve.stage import scratch
     def each(name: str, red: set[str]) -> None: print(f"{name:8} {', '.join(sorted(red)) or '-'}", file=sys.stderr, flush=True)
-    with scratch() as home, Lab(home) as lab: found = _living.break_all(lab, params["rounds"], params["seed"], each)
+    with scratch() as home, Lab(home) as lab, make_rig(lab) as rig:
+        found = _living.break_all(rig, params["rounds"], params["seed"], each)
     held = found["tried"] > 0 and found["right"] == found["tried"] and found["measured"] >= 5
     found["wrong"] = json.dumps(found["wrong"])
     return keep("decisions", params, [found["right"] / found["tried"]], "share", _living.break_all, found, held)

@@ -97,7 +97,13 @@ def phases(args: list[str], cover: bool) -> list[list[str]]:
     if any(a in WHOLE or a.startswith(("-n", "--dist=", "--numprocesses=")) for a in args): return [[*measured, *args]]
     args, wanted = marks(args)
     shared = ["-n", str(WORKERS), "--dist", "loadgroup", "--no-loadscope-reorder", "-m", f"{wanted}not alone"]
-    return [[*measured, *args, *shared], [*measured, *["--cov-append"] * cover, *args, "-p", "no:xdist", "-m", f"{wanted}alone"]]
+    alone = [*measured, *["--cov-append"] * cover, *args, *([] if args else lonely()), "-p", "no:xdist", "-m", f"{wanted}alone"]
+    return [[*measured, *args, *shared], alone]
+
+
+def lonely() -> list[str]:
+    "The files with tests marked `alone`: to import all others takes a process a quarter of a minute."
+    return [str(f) for f in sorted((ROOT / "tests").glob("test_*.py")) if "mark.alone" in f.read_text(encoding="utf-8")]
 
 
 def marks(args: list[str]) -> tuple[list[str], str]:

@@ -12,6 +12,7 @@ transports.create_ssl_context = cache(transports.create_ssl_context)  # read cer
 DEAREST = ("first", "stack", "drill", "faults", "catalog", "folder", "api", "book", "performance", "analyzers",
            "compose")  # begun first
 SPREAD = "exercises", "exercises_performance", "exercises_music", "learn"  # last; any worker takes any of their tests
+TOGETHER = "::test_a_review[", "::test_each_of_the_eight_by_itself["  # but these: they share a fixture that is dear to make
 
 
 @pytest.hookimpl(trylast=True)
@@ -24,13 +25,14 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "A file's tests stay together, so its fixtures are made once; `xdist_group` and SPREAD say otherwise."
+    "A file's tests stay together, so its fixtures are made once; SPREAD and TOGETHER say otherwise."
     if config.getoption("dist") != "loadgroup": return None
     from xdist.scheduler import LoadGroupScheduling
 
     class Files(LoadGroupScheduling):
         def _split_scope(self, nodeid):
             group, file = super()._split_scope(nodeid), nodeid.partition("::")[0]
+            if any(name in nodeid for name in TOGETHER): return "together"
             alone = file.rpartition("test_")[2].removesuffix(".py") in SPREAD
             return group if group != nodeid or alone else file
 

@@ -1,6 +1,7 @@
 """Exercises of the Performance chapter that put code to work: right answers of other kinds pass, wrong ones are understood."""
 
 import re
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -365,6 +366,32 @@ GOOD = {"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t
         "variant": 'import zlib\ndef variant(user_id):\n    return "AB"[zlib.crc32(user_id.encode()) >> 7 & 1]'}
 
 
+def whole(sketch, mended): return "\n\n".join({**sketch, **mended}.values())
+
+
+def changed(code, *pairs):
+    for old, new in pairs:
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    return code
+
+
+def reviewed(sketch, mended=None, part="", change="", **_):
+    "The code that a test below hands in."
+    if mended is not None: return whole(sketch, GOOD | mended)
+    code = change if isinstance(change, str) else changed(sketch[part], *change)
+    return whole(sketch, {**{k: GOOD[k] for k in ("best", "p95")}, part: code})
+
+
+@pytest.fixture(scope="module")
+def reviews(request, sketch, memo_of) -> dict[str, Future]:
+    "The verdicts by code. Each waits two seconds for a search that hangs, and computes little: so four are judged at a time."
+    MEMO_OF[:] = [memo_of]
+    asked = [i.callspec.params for i in request.session.items if "reviews" in getattr(i, "fixturenames", ())]
+    with ThreadPoolExecutor(4) as pool:
+        return {code: pool.submit(hand_in, "29.1", code) for code in dict.fromkeys(reviewed(sketch, **p) for p in asked)}
+
+
 @pytest.mark.parametrize("mended, belief", [
     ({}, None),
     ({"variant": 'import random\ndef variant(user_id):\n    random.seed(4)\n    return random.choice("AB")'}, "even"),
@@ -384,8 +411,8 @@ GOOD = {"best": 'def best(tracks, k=10):\n    return sorted(tracks, key=lambda t
     ({"best": 'def best(tracks, k=10):\n    tracks.sort(key=lambda t: -t["score"])\n    return tracks[:k]'}, ""),
     ({"timed": "def timed(f): return f"}, ""),
 ])
-def test_a_review(sketch, mended, belief):
-    v = hand_in("29.1", "\n\n".join({**sketch, **GOOD, **mended}.values()))
+def test_a_review(sketch, reviews, mended, belief):
+    v = reviews[reviewed(sketch, mended)].result()
     assert (v.state, belief in beliefs(v)) == (("pass", False) if belief is None else ("fail", True)), v
     said = " ".join(c.message for c in v.checks)
     untimed = belief is not None and "timed" not in mended
@@ -399,13 +426,6 @@ CLOCK, AWAITED = ("def wrapper", "async def wrapper"), ("return f(*args)", "retu
 RULED = "def over_budget(component, latency_ms):\n    return latency_ms %s"
 ASKS = ("def benchmark(search, n=20):\n    times = []\n    for i in range(n):\n        v = %s\n        start = "
         "time.perf_counter()\n        search(v)\n        times.append(time.perf_counter() - start)\n    return %s")
-
-
-def changed(code, *pairs):
-    for old, new in pairs:
-        assert code.count(old) == 1, old
-        code = code.replace(old, new)
-    return code
 
 
 @pytest.mark.parametrize("part, change, belief, told", [
@@ -462,9 +482,8 @@ def changed(code, *pairs):
     ("benchmark", ASKS % ("[(i + 2) ** j % 991 for j in range(512)]", "1000 * p95(times)"), "", "returned 12000"),
     ("benchmark", (ASKS % ("[(i + 2) ** j % 991 for j in range(512)]", "p95(times)")).replace("(n)", "(20)"), "", "30) 20 times"),
 ])
-def test_each_of_the_eight_by_itself(sketch, part, change, belief, told):
-    code = change if isinstance(change, str) else changed(sketch[part], *change)
-    v = hand_in("29.1", "\n\n".join({**sketch, **{k: GOOD[k] for k in ("best", "p95")}, part: code}.values()))
+def test_each_of_the_eight_by_itself(sketch, reviews, part, change, belief, told):
+    v = reviews[reviewed(sketch, part=part, change=change)].result()
     said = " ".join(c.message for c in v.checks)
     assert (v.state, told in said) == ("fail" if belief is not None else "pass", True), v
     assert beliefs(v) <= {"", belief}, v                                            # and no other belief than that one
@@ -473,7 +492,7 @@ def test_each_of_the_eight_by_itself(sketch, part, change, belief, told):
 
 def test_one_cause_is_told_once(sketch):
     timed = sketch["timed"].replace("    def wrapper", "    async def wrapper")
-    v = hand_in("29.1", "\n\n".join({**sketch, **GOOD, "timed": timed}.values()))
+    v = hand_in("29.1", whole(sketch, GOOD | {"timed": timed}))
     assert [c.name for c in v.checks if c.belief] == ["timed"] and beliefs(v) == {"", "unawaited"}, v
     assert sum("coroutine" in c.message for c in v.checks) == 1
 

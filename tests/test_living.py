@@ -35,8 +35,8 @@ def test_each_probe_has_a_reference_that_a_decision_cites_and_each_break_rests_o
 
 
 @pytest.mark.alone
-def test_exactly_the_decisions_that_rest_on_a_broken_part_turn_red(lab):
-    found = _living.break_all(lab, 1, 22)
+def test_exactly_the_decisions_that_rest_on_a_broken_part_turn_red(rig):
+    found = _living.break_all(rig, 1, 22)
     assert found["wrong"] == [] and found["tried"] == 2 * len(BREAKS) and found["measured"] >= 5
 
 

@@ -1,4 +1,5 @@
 "scripts/test itself: what runs when, what the last lines say, and that nothing outlives the time limit."
+import ast
 import subprocess
 import sys
 import time
@@ -48,6 +49,15 @@ def test_what_wants_to_be_alone_comes_last(args, shared, alone):
     first, last = _tests.phases(args, False)
     assert first[-1] == shared and "-n" in first and last[-1] == alone and "-n" not in last
     assert "-k" not in args or ("drill" in first and "drill" in last)
+
+
+def test_no_file_with_a_test_that_wants_to_be_alone_is_left_out():
+    def marks(file):
+        nodes = [n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.Attribute)]
+        return any(n.attr == "alone" and "mark" in (getattr(n.value, "attr", ""), getattr(n.value, "id", "")) for n in nodes)
+    files, last = [*Path(__file__).parent.glob("test_*.py")], _tests.phases([], False)[1]
+    marked, given = {f.name for f in files if marks(f)}, {Path(a).name for a in last if a.endswith(".py")}
+    assert {"test_jobs.py", "test_performance.py"} <= marked <= given and len(given) < len(files)
 
 
 @pytest.mark.parametrize("args", [["--pdb"], ["-n0"], ["--collect-only", "tests/test_first.py"], ["-s"]])
