@@ -56,7 +56,7 @@ POSTS = [(path, way) for path, method, way in OPERATIONS if method == "POST"]
 def address(path: str) -> str:
     "An address of a route, its parameters filled in."
     return path.replace("{job_id}", "0198c0de-0000-4000-8000-000000000000").replace("{name}", "none").replace(
-        "{track_id}", "1").replace("{listener_id}", "1")
+        "{track_id}", "1").replace("{listener_id}", "1").replace("{auction_id}", "none")
 
 
 def rows(store) -> dict[str, int]:
