@@ -99,7 +99,7 @@ async def fill_rows(ensemble: Ensemble, asked: Asked, found: Gathered, notes: li
     of = lambda name: found.found.get(name, [])
     mine = [Candidate(*h[:2], "for-you", h.why) for h in page.hits]
     wanted = {"for-you": mine if asked.seeds else [], "because": near, "people": by_turns(of("peers"), of("together")),
-              "popular": of("popular"), "new": of("new")}
+              "popular": of("popular") or ([] if asked.seeds else mine), "new": of("new")}  # a stranger has no other row
     titles, have, rows = title_rows(asked, latest), set(), []
     for name in order_rows(asked.known):
         hits = as_hits(wanted[name], have, asked.k)
