@@ -163,7 +163,7 @@ def test_strangers_nonsense_and_a_source_that_is_down(crowd):
         platform.ensemble.sources.sources["popular"].candidates = broken
         return strangers, lacking, await platform.personalize_homepage(None, {})
     strangers, lacking, alone = ask(crowd, go)
-    assert len(alone.recommendations[0].hits) == 10 and "popular is left out: injected" in alone.note  # a page, though nothing is known
+    assert len(alone.recommendations[0].hits) == 10 and "popular is left out: injected" in alone.note
     assert [s.recommendations[0].name for s in strangers] == ["popular"] * 2 and strangers[0].layout == LAYOUTS[0]
     assert "peers is left out: injected" in lacking.note and len(lacking.recommendations) >= 3
 
