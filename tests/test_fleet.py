@@ -16,15 +16,16 @@ from rap_analyzer.core import LabError, settings
 from rap_analyzer.giants.fleet import Terms, lost_s, paid_s, plan, spot
 from rap_analyzer.music import catalog
 from rap_analyzer.music.analyzers import FIVE
+from rap_analyzer.music.plugins import discover
 from rap_analyzer.search.sessions import Query
 from rap_analyzer.search.store import Store, migrate
 from rap_analyzer.serve.analysis import accept_track, accept_upload
 from rap_analyzer.serve.commands import crew, crew_of
 from rap_analyzer.serve.jobs import OWN, Jobs, name_queues
-from rap_analyzer.serve.parts import PART, own_analyzers, pause_s
+from rap_analyzer.serve.parts import PART, list_plugin_needs, own_analyzers, pause_s
 from rap_analyzer.serve.queue import Queue, Sweeper
 from rap_analyzer.serve.supervisor import Supervisor
-from rap_analyzer.serve.worker import KINDS, Refused, run_job
+from rap_analyzer.serve.worker import KINDS, run_job
 
 until = partial(helpers.until, wait_s=90)
 
@@ -117,22 +118,23 @@ def test_a_part_that_can_never_be_done_ends_the_whole_with_its_reason(jobs, own)
     for j in jobs.listing():
         if j.kind == PART: assert run_job(jobs, str(j.id)) == "dead"
     until(lambda: run_job(jobs, str(job.id)) == "dead", wait_s=5)
-    assert "format" in (reason := jobs.get(job.id).reason) or "sound" in reason, reason
+    assert ("format" in (reason := jobs.get(job.id).reason) or "sound" in reason) and "retrying" not in reason, reason
 
 
 def test_a_whole_that_begins_anew_takes_its_dead_part_along(jobs, own, monkeypatch):
     own("lyrics")
-    def broken(attempt): raise Refused("the dictionary is gone")
+    def broken(attempt): raise OSError("the dictionary is gone")
     job, _ = accept_track(jobs.store, 1)
     assert run_job(jobs, str(job.id)) == "waiting"
     assert jobs.get(job.id).reason.startswith("waits for lyrics in analyze-lyrics; tempo")
     lyrics, rest = sorted((j for j in jobs.listing() if j.kind == PART), key=lambda j: j.queue)
     with monkeypatch.context() as m:
         m.setitem(KINDS, PART, replace(KINDS[PART], run=broken))
+        jobs.store.query(Query("UPDATE jobs SET attempts = 1 WHERE id = %s RETURNING 1", (lyrics.id,)))
         assert run_job(jobs, str(lyrics.id)) == "dead"
     assert run_job(jobs, str(rest.id)) == "done"
     until(lambda: run_job(jobs, str(job.id)) == "dead", wait_s=5)
-    assert jobs.get(job.id).reason == "lyrics: the dictionary is gone"
+    assert jobs.get(job.id).reason.startswith("lyrics: OSError: the dictionary is gone (attempt 1 of 1; retrying this job begins")
     jobs.retry(job.id)
     assert [jobs.get(j.id).state for j in (job, lyrics, rest)] == ["waiting", "waiting", "done"]
     assert run_job(jobs, str(lyrics.id)) == "done"
@@ -175,6 +177,8 @@ def test_a_name_that_is_no_analyzer_and_a_queue_that_is_not_there_are_refused(jo
     assert jobs.counts()[OWN + "genre"]["waiting"] == 0
     own("Genre")
     with pytest.raises(LabError, match="OWN_QUEUES"): own_analyzers()
+    needed = [n.rstrip("?") for n in discover().plugins["embedding"].needs]
+    assert list_plugin_needs(["embedding", "nowhere"]) == [n for n in needed if n in FIVE] and set(needed) & set(FIVE)
 
 
 # ---- what it costs

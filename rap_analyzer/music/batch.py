@@ -113,7 +113,7 @@ def serve_files(profile: str) -> tuple[dict, Callable[[dict, bytearray], dict]]:
     "The role of a process that hears files."
     def answer(question: dict, _: bytearray) -> dict:
         hear = partial(analyze_file, question["file"], question["lyrics"], profile)
-        try: return {"heard": pack(analyze_registered(hear, question.get("plugins"), question.get("five") or FIVE))}
+        try: return {"heard": pack(analyze_registered(hear, question.get("plugins"), question.get("five", FIVE)))}
         except BadAudio as e: return {"refused": [e.reason, str(e)]}
     return {"plugins": list(discover().plugins)}, answer
 
