@@ -47,8 +47,8 @@ def judge(markets: int, seed: int, each: Callable[[str], None] = print, jobs: in
                          np.concatenate([m.future + FUTURES * i for i, m in enumerate(lived)]), LEAST)
     for t in all_: each(f"all: {said(t)}")
     return {"worst": worst, "pooled": pooled(all_), "releases": sum(len(m.chance) for m in lived), "tenths": sum(held),
-            "within": sum(w <= 100 * BOUND for w in worst), "refuted": shown,
-            "outside": sum(not t.low <= t.promised <= t.high for t in all_)}
+            "within": int(sum(w <= 100 * BOUND for w in worst)), "refuted": int(shown),
+            "outside": sum(not bool(t.low <= t.promised <= t.high) for t in all_)}
 
 
 def pooled(tenths: list[Tenth]) -> float:  # points
