@@ -27,7 +27,7 @@ FORKS = get_context("forkserver")
 INLINE = "module://matplotlib_inline.backend_inline"  # what a kernel names where no environment does
 
 WORDS = "__import__('rap_analyzer.display');"  # a figure gets its description as text, whatever the notebook imports
-LOOK_S = 1
+LOOK_S = 1  # between two looks; a missed reply costs no more
 WORTH = 8  # notebooks; importing the libraries takes 4 s, once for each process that starts kernels
 
 

@@ -16,6 +16,7 @@ import _calibration
 from rap_analyzer.core import LabError
 from rap_analyzer.giants.releases import (
     BEST,
+    FIRST,
     NEAR,
     STEADY,
     WINDOW,
@@ -102,6 +103,7 @@ def test_futures_share_the_past_and_differ_in_luck():
     run_days(p, 0, DAYS - 7)
     before, again = len(p.log), repeat_releases(p, DAYS - 7, DAYS + 7, 2)
     same, other = (again[again["future"] == f].reset_index(drop=True) for f in (0, 1))
+    with pytest.raises(ValueError, match="a whole week"): describe_releases(p, 5)
     assert len(p.log) == before and same["track_id"].equals(other["track_id"]) and not same["kept"].equals(other["kept"])
     first = same["day"] == same["day"].min()
     pd.testing.assert_frame_equal(same.loc[first, list(STEADY)], other.loc[first, list(STEADY)])
@@ -119,6 +121,14 @@ def test_the_truth_is_measured_over_futures():
     assert len(tenths) == 10 and all(t.came == pytest.approx(.8 * t.promised, abs=.02) for t in tenths)
     assert sum(t.low <= .8 * t.promised <= t.high for t in tenths) >= 8 and all(t.high - t.low < .06 for t in tenths)
     with pytest.raises(ValueError, match="two futures"): measure_truth(chance, y, np.zeros(60_000))
+
+
+def test_a_market_learns_from_its_past_alone_and_promises_in_each_future():
+    m = _calibration.live(3, FIRST + 28, FIRST + 49, futures=2, per_day=15, listeners=120)
+    first, second = (m.chance[m.future == f] for f in (0, 1))
+    assert len(first) == len(second) == len(m.success) // 2 and 0 < m.chance.min() < m.chance.max() < 1
+    assert (first[:15] == second[:15]).all() and not (first == second).all(), "a day's promises rest on what is known by that day"
+    assert set(m.success) == {0, 1} and not (m.success[m.future == 0] == m.success[m.future == 1]).all()
 
 
 def test_many_markets_are_judged_and_broken_promises_are_found(d, parts, monkeypatch):

@@ -15,6 +15,7 @@ from rap_analyzer.giants import surge, uber
 from rap_analyzer.giants.spans import BUDGETS_MS, Monitor, Span, attribute, self_ms, split_promise
 from rap_analyzer.giants.uber import MusicRecommendationPlatform
 from rap_analyzer.product.audience import simulate
+from rap_analyzer.product.bandits import Bandit
 from rap_analyzer.recommend import candidates, live
 from rap_analyzer.recommend.ensemble import UNKNOWN
 from rap_analyzer.recommend.rehearsal import load_audience
@@ -181,5 +182,14 @@ def test_places_are_taken_in_turn_and_nonsense_about_prices_is_refused():
     assert surge.serve(worth, 1.0, 2)[0].tolist() == [1, 0, 1, 0, 0] and surge.serve(worth[:0], 1.0, 2)[1] == 0
     for go in (lambda: surge.draw_windows(1, 0), lambda: surge.draw_windows(9, 0, places=0),
                lambda: surge.run_bandit(surge.draw_windows(2, 0), "rider"),
-               lambda: surge.compare_prices(surge.draw_windows(2, 0), 1, 2, "rider")):
+               lambda: surge.compare_prices(surge.draw_windows(2, 0), 1, 2, "rider"),
+               *(lambda how=how, n=n: surge.compare_prices(surge.Windows(np.array([1, 1]), [worth, worth[:n]]), 1, 2, how)
+                 for how, n in (("everybody", 0), ("window", 5), ("window", 0)))):
         with pytest.raises(ValueError, match="expected"): go()
+
+
+def test_a_share_of_a_reward_is_so_much_of_a_one_and_the_rest_of_a_zero():
+    taught, told, cell = *(Bandit(["x1", "x2"], seed=1) for _ in range(2)), np.zeros(20, int)
+    surge.learn_shares(taught, 0, cell, np.full(20, .3))
+    told.learn(cell, cell, np.repeat([1, 0], [6, 14]))
+    assert np.allclose(taught.propensities(cell[:1]), told.propensities(cell[:1])) and taught.propensities(cell[:1])[0][0] < .4

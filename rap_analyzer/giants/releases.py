@@ -108,6 +108,7 @@ def describe_releases(
             "artist_plays": np.searchsorted(np.sort(lately), lately) / len(now),
             "artist_hits": np.where(tries[of] > 0, hits[of] / np.maximum(1, tries[of]), np.nan),
             "near_hits": near_hits(X[now], X[judged], success[judged]), "kept": kept[now], "success": success[now]}))
+    if not rows: raise ValueError(f"expected a whole week and {WINDOW} days more after day {since}, got {days} days")
     return add_sound(pd.concat(rows, ignore_index=True))
 
 # %% ../../nbs/giants/37_releases.ipynb #7b01d787

@@ -91,8 +91,8 @@ def fit_log_odds(Z: np.ndarray, y: np.ndarray, penalty: float = 1.0, rounds: int
 
 # %% ../../nbs/giants/38_success.ipynb #38571641
 def calibrate(
-    f: Forecast, d: pd.DataFrame,  # releases that it did not learn from
-    parts: np.ndarray | None = None,  # what each fact adds to each of them; default: by `f`
+    f: Forecast, d: pd.DataFrame,  # releases
+    parts: np.ndarray | None = None,  # what each fact adds, by a forecast that has not seen them; default: by `f`
     each: bool = True,  # a slope for each fact; False: one for all (Platt, 1999)
 ) -> Forecast:
     "Stretch or shrink the log-odds until promises are kept; an average release then has parts that sum to 0."

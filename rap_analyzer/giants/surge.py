@@ -78,6 +78,7 @@ def compare_prices(
     if how not in ("request", "window", "everybody"): raise ValueError(f"expected request, window or everybody, got {how!r:.40}")
     rng, both = np.random.default_rng([seed, 3]), np.array([control, treatment])
     rush = [w for r, w in zip(windows.rush, windows.worth, strict=True) if r and len(w)]
+    if len(rush) < 2: raise ValueError(f"expected two windows of the rush hour or more, got {len(rush)}")
     if how == "everybody":
         a, b = (np.array([serve(w, p, windows.places)[0].sum() for w in rush]) for p in both)
     else:
@@ -86,5 +87,6 @@ def compare_prices(
         unit = paid if how == "request" else [np.array([x.sum()]) for x in paid]
         arm, y = np.concatenate(arms), np.concatenate(unit)
         a, b = y[arm == 0], y[arm == 1]
+    if min(len(a), len(b)) < 2: raise ValueError(f"expected each price twice or more, got {len(a)} and {len(b)}: draw more windows")
     se = (a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)) ** .5
     return tuple(float((b.mean() - a.mean() + z * se) / a.mean()) for z in (0, -1.96, 1.96))
