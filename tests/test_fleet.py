@@ -144,6 +144,21 @@ def test_a_whole_that_begins_anew_takes_its_dead_part_along(jobs, own, monkeypat
     assert not jobs.listing()                                            # asked for again, it begins with nothing
 
 
+def test_retry_and_drop_take_a_jobs_own_parts_and_nothing_else(jobs):
+    made = [("analyze", "a:5"), (PART, "a:5:mood"), (PART, "a:5+ab:mood"), (PART, "a:50:mood"), (PART, "b:1"), (PART, "b:1:x"),
+            ("recommend", "like:a"), ("recommend", "like:a:b"), (PART, "like:a:c")]  # what follows `like:` is the client's
+    job = {key: jobs.enqueue(kind, {}, key, told=True)[0] for kind, key in made}
+    for j in job.values(): jobs.fail(jobs.claim(j.id, "ada"), "the disk was full", None)
+    waiting = lambda: {j.key for j in jobs.listing(("waiting",))}
+    jobs.retry(job["like:a"].id), jobs.retry(job["b:1"].id)
+    assert waiting() == {"like:a", "b:1"}
+    jobs.retry(job["a:5"].id)
+    assert waiting() == {"like:a", "b:1", "a:5", "a:5:mood"}
+    for key in waiting(): jobs.fail(jobs.claim(job[key].id, "ada"), "the disk was full", None)
+    for key in ("like:a", "b:1", "a:5"): jobs.drop(job[key].id)
+    assert {j.key for j in jobs.listing()} == {"a:5+ab:mood", "a:50:mood", "b:1:x", "like:a:b", "like:a:c"}
+
+
 def test_parts_of_an_analyzer_whose_queue_is_gone_find_workers(lab, jobs, own):
     own("lyrics")
     part, _ = jobs.enqueue("nap", {"ms": 0}, "x", queue=OWN + "lyrics")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'QUEUES', 'STATES', 'OWN', 'ALL', 'ENQUEUE', 'CLAIM', 'RENEW', 'FINISH', 'EFFECT', 'FAIL', 'DECLINE',
-           'FAMILY', 'RETRY', 'DROP', 'LEASE_S', 'LISTING', 'COUNTS', 'name_queues', 'Job', 'UnknownJob', 'Fenced',
-           'Jobs', 'job_uuid', 'enqueue_query']
+           'FAMILY', 'OF_IT', 'RETRY', 'DROP', 'LEASE_S', 'LISTING', 'COUNTS', 'name_queues', 'Job', 'UnknownJob',
+           'Fenced', 'Jobs', 'job_uuid', 'enqueue_query']
 
 # %% ../../nbs/systems/10_jobs.ipynb #27cdf487
 import json
@@ -91,11 +91,12 @@ WHERE id = %s AND state = 'running' AND attempt = %s RETURNING {ALL}"""
 DECLINE = """UPDATE jobs SET state = 'waiting', attempt = attempt - 1, lease_until = NULL, published_at = NULL,
     reason = left(%s, 500), run_after = now() + make_interval(secs => %s)
 WHERE id = %s AND state = 'running' AND attempt = %s RETURNING true"""
-FAMILY = """FROM (SELECT key AS whole FROM jobs WHERE id = %s AND state = ANY(%s)) w
-WHERE key >= whole AND key < whole || ';' AND starts_with(key || ':', whole || ':') AND state = ANY(%s)"""  # ; is next to :
-RETRY = f"""UPDATE jobs SET state = 'waiting', attempt = 0, run_after = now(), published_at = NULL, ended_at = NULL
-{FAMILY} RETURNING {ALL}"""
-DROP = f"DELETE FROM jobs {FAMILY.replace('FROM', 'USING', 1)} RETURNING true"
+FAMILY = """WITH w AS MATERIALIZED (  -- first, so that keys are found by their index; ';' is next to ':'
+    SELECT id AS me, kind AS sort, key || ':' AS low, key || ';' AS high FROM jobs WHERE id = %s AND state = ANY(%s))"""
+OF_IT = "state = ANY(%s) AND (id = me OR sort = 'analyze' AND kind = 'analyze_part' AND key > low AND key < high)"
+RETRY = f"""{FAMILY} UPDATE jobs SET state = 'waiting', attempt = 0, run_after = now(), published_at = NULL, ended_at = NULL
+FROM w WHERE {OF_IT} RETURNING {ALL}"""
+DROP = f"{FAMILY} DELETE FROM jobs USING w WHERE {OF_IT} RETURNING true"
 
 # %% ../../nbs/systems/10_jobs.ipynb #046196b9
 LEASE_S = 5.0  # how long a silent worker keeps a job
