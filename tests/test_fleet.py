@@ -20,7 +20,7 @@ from rap_analyzer.music.plugins import discover
 from rap_analyzer.search.sessions import Query
 from rap_analyzer.search.store import Store, migrate
 from rap_analyzer.serve.analysis import accept_track, accept_upload
-from rap_analyzer.serve.commands import crew, crew_of
+from rap_analyzer.serve.commands import crew, crew_of, drop_jobs, retry_jobs
 from rap_analyzer.serve.jobs import OWN, Jobs, name_queues
 from rap_analyzer.serve.parts import PART, list_plugin_needs, own_analyzers, pause_s
 from rap_analyzer.serve.queue import Queue, Sweeper
@@ -159,24 +159,61 @@ def test_retry_and_drop_take_a_jobs_own_parts_and_nothing_else(jobs):
     assert {j.key for j in jobs.listing()} == {"a:5+ab:mood", "a:50:mood", "b:1:x", "like:a:b", "like:a:c"}
 
 
-def test_parts_of_an_analyzer_whose_queue_is_gone_find_workers(lab, jobs, own):
-    own("lyrics")
-    part, _ = jobs.enqueue("nap", {"ms": 0}, "x", queue=OWN + "lyrics")
-    own("")
+def test_all_dead_jobs_begin_anew_though_a_whole_takes_an_older_part_along(jobs, monkeypatch, capsys):
+    monkeypatch.setattr("rap_analyzer.search.store.default_store", lambda: jobs.store)
+    keys = ("b:5", "a:5:mood", "a:5")                # this whole was dropped and asked for again: it is the newest
+    other, part, whole = (jobs.enqueue(PART if "mood" in key else "analyze", {}, key, told=True)[0] for key in keys)
+    die = lambda: [jobs.fail(jobs.claim(j.id, "ada"), "the disk was full", None) for j in (other, part, whole)]
+    die()
+    retry_jobs(["dead"])
+    assert {j.state for j in jobs.listing()} == {"waiting"} and "is waiting: only a dead one" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is waiting: only a dead one"): retry_jobs([str(part.id)])
+    die()
+    drop_jobs(["dead"])
+    assert not jobs.listing() and f"left alone: no job {part.id}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def sweeper(lab, jobs):
+    "Sweeps by hand, with its broker."
     sweeper = Sweeper(jobs.store, Queue(lab))
-    with redis.from_url(sweeper.queue.url) as r:
-        before = r.llen("bulk")
-        until(lambda: sweeper.tick() and r.llen("bulk") > before, wait_s=10)
-        r.delete("bulk")
+    with redis.from_url(sweeper.queue.url) as sweeper.broker:
+        yield sweeper
+        for said in said_in_bulk(sweeper): sweeper.broker.lrem("bulk", 1, said)
     sweeper.close()
-    assert run_job(jobs, str(part.id)) == "done"
 
 
-def test_a_whole_looks_more_rarely_the_longer_it_has_waited(jobs, own):
+def said_in_bulk(sweeper) -> list[bytes]:
+    "The messages about jobs of this test's tenant."
+    return [said for said in sweeper.broker.lrange("bulk", 0, -1) if sweeper.store.tenant.encode() in said]
+
+
+@pytest.mark.parametrize("queue", [OWN + "lyrics", OWN + "smell"])  # one that is no longer set, one of an analyzer that is gone
+def test_jobs_of_a_queue_that_is_gone_find_workers(jobs, own, sweeper, queue):
     own("")
+    job, _ = jobs.enqueue("nap", {"ms": 0}, "x")
+    jobs.store.query(Query("UPDATE jobs SET queue = %s WHERE id = %s RETURNING 1", (queue, job.id)))
+    until(lambda: sweeper.tick() and any(str(job.id).encode() in said for said in said_in_bulk(sweeper)), wait_s=10)
+    assert run_job(jobs, str(job.id)) == "done"
+
+
+def test_queues_that_share_a_list_fill_it_once_and_each_has_its_part(jobs, own, sweeper):
+    own("lyrics mood")
+    queues = [OWN + "lyrics", OWN + "mood", "bulk"]
+    of = {str(jobs.enqueue("nap", {}, f"{q}{i}", queue=q)[0].id): q for q in queues for i in range(40)}
+    own("")
+    before = sweeper.broker.llen("bulk")
+    sweeper.window = 2 * before + 12
+    sweeper.tick()
+    assert sweeper.broker.llen("bulk") == sweeper.window
+    said = [q for i, q in of.items() if any(i.encode() in x for x in said_in_bulk(sweeper))]
+    assert said.count(queues[0]) == said.count(queues[1]) == (before + 12) // 3
+
+
+def test_a_whole_looks_more_rarely_the_longer_it_has_waited(jobs):
     job, _ = jobs.enqueue("nap", {}, "x")
     since = lambda s: replace(job, run_after=job.run_after - timedelta(seconds=s))
-    assert pause_s([since(0)]) == 1 and 11.9 < pause_s([since(60), job]) < 13 and pause_s([since(86_400)]) == 300
+    assert [pause_s(left, job.run_after) for left in ([job], [since(60), job], [since(86_400)])] == [1, 12, 300]
 
 
 def test_a_name_that_is_no_analyzer_and_a_queue_that_is_not_there_are_refused(jobs, own):

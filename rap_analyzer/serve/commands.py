@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'jobs_app', 'WORKER', 'CREWS', 'State', 'JobIds', 'chaos_app', 'pair_app', 'NodeName', 'remember',
-           'watch_servers', 'crew', 'crew_of', 'worker', 'tell_jobs', 'list_jobs', 'chosen', 'retry_jobs', 'drop_jobs',
-           'show_logs', 'show_top', 'list_experiments', 'run_experiment', 'make_backup', 'restore_to', 'offer_drills',
-           'tell_pair', 'show_nodes', 'promote_node', 'fence_one', 'start_node', 'rejoin_one']
+           'watch_servers', 'crew', 'crew_of', 'worker', 'tell_jobs', 'list_jobs', 'each_job', 'retry_jobs',
+           'drop_jobs', 'show_logs', 'show_top', 'list_experiments', 'run_experiment', 'make_backup', 'restore_to',
+           'offer_drills', 'tell_pair', 'show_nodes', 'promote_node', 'fence_one', 'start_node', 'rejoin_one']
 
 # %% ../../nbs/systems/90_commands.ipynb #a9bc4a3b
 import logging
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rap_analyzer.lab import Lab
     from rap_analyzer.search.faults import Fault
-    from rap_analyzer.serve.jobs import Job
+    from rap_analyzer.serve.jobs import Job, Jobs
     from rap_analyzer.serve.supervisor import Child
 
 app = typer.Typer()
@@ -170,28 +170,31 @@ def list_jobs(
 JobIds = Annotated[list[str], typer.Argument(help="Ids, or `dead` for every dead one.", metavar="ID...")]
 
 # %% ../../nbs/systems/90_commands.ipynb #6d3b47b4
-def chosen(said: list[str]) -> "tuple[object, list[str]]":
-    "The tenant's jobs, and the ids that were meant."
+def each_job(said: list[str], do: "Callable[[Jobs, Job], object]") -> "list[tuple[Job, object]]":  # each with what `do` returned
+    "Do the same to the jobs that were meant; of all dead ones, those that are dead no more are named and left alone."
     from rap_analyzer.search.store import default_store
     from rap_analyzer.serve.jobs import Jobs
-    jobs = Jobs(default_store())
-    return jobs, [str(j.id) for j in jobs.listing(("dead",), 10_000)] if said == ["dead"] else said
+    jobs, out, every = Jobs(default_store()), [], said == ["dead"]
+    meant = jobs.listing(("dead",), 10_000) if every else [jobs.get(i) for i in said]
+    for j in sorted(meant, key=lambda j: j.created_at, reverse=True):  # mostly a part before its whole
+        try: out.append((j, do(jobs, j)))
+        except (LookupError, ValueError) as e:
+            if not every: raise
+            typer.echo(f"left alone: {e}", err=True)
+    return out
 
 
 @jobs_app.command("retry")
 def retry_jobs(ids: JobIds, json_: AsJson = False) -> None:
     "Begin dead jobs anew, each with its dead parts."
-    jobs, meant = chosen(ids)
-    newest = sorted((jobs.get(i) for i in meant), key=lambda j: j.created_at, reverse=True)  # a part before its whole
-    tell_jobs([jobs.retry(j.id) for j in newest], json_)
+    tell_jobs([now for _, now in each_job(ids, lambda jobs, j: jobs.retry(j.id))], json_)
 
 
 @jobs_app.command("drop")
 def drop_jobs(ids: JobIds, json_: AsJson = False) -> None:
     "Forget jobs that are dead or done, each with its parts that are."
-    jobs, meant = chosen(ids)
-    for j in sorted((jobs.get(i) for i in meant), key=lambda j: j.created_at, reverse=True): jobs.drop(j.id)
-    show({"dropped": meant}, json_, f"dropped {len(meant)} jobs")
+    dropped = [str(j.id) for j, _ in each_job(ids, lambda jobs, j: jobs.drop(j.id))]
+    show({"dropped": dropped}, json_, f"dropped {len(dropped)} jobs")
 
 # %% ../../nbs/systems/90_commands.ipynb #952a8a47
 @app.command("logs")

@@ -8,7 +8,7 @@ __all__ = ['PART', 'LOOK_S', 'RARELY_S', 'FOUND', 'own_analyzers', 'list_needs',
 
 # %% ../../nbs/systems/42_parts.ipynb #5b294180
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from ..core import LabError, settings
 from ..music.analyzers import FIVE, Analyses
@@ -81,9 +81,9 @@ def name_part(part: Job) -> str:
     return " and ".join(part.payload["five"]) or "plugins"
 
 
-def pause_s(left: Sequence[Job]) -> float:  # seconds
+def pause_s(left: Sequence[Job], now: datetime) -> float:  # seconds; `now` by the clock of the database, which wrote `run_after`
     "When to look again: soon for parts that were made just now, rarely for a backlog of hours, so that looking is no work."
-    age_s = (datetime.now(UTC) - min(p.run_after for p in left)).total_seconds()
+    age_s = (now - min(p.run_after for p in left)).total_seconds()
     return min(RARELY_S, max(LOOK_S, age_s / 5))
 
 # %% ../../nbs/systems/42_parts.ipynb #7200e2f7
@@ -98,7 +98,8 @@ def analyze_whole(attempt: Attempt) -> Outcome:
         again = f" (attempt {dead.attempt} of {dead.attempts}; retrying this job begins the part anew)"
         raise Refused(f"{name_part(dead)}: {dead.reason}{again * (dead.attempt >= dead.attempts)}")  # else it was refused
     if left := [p for p in parts if p.state != "done"]:
-        raise Later("waits for " + "; ".join(f"{name_part(p)} in {p.queue}" for p in left), pause_s(left))
+        now = attempt.store.query(Query("SELECT now()"))[0][0]
+        raise Later("waits for " + "; ".join(f"{name_part(p)} in {p.queue}" for p in left), pause_s(left, now))
     out = {name: why for p in parts for name, why in p.result["left_out"].items()}
     asked = [*FIVE, *(name for name, _ in job.payload.get("plugins", ()) if name not in out)]
     heard = join(parts, attempt.store.query(Query(FOUND, (job.payload["sha256"], ANALYZERS, asked))))
