@@ -3028,6 +3028,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'rap_analyzer/platform/loaders.py'),
                                                'rap_analyzer.platform.loaders.Loaders.find_neighbours': ( 'platform/loaders.html#loaders.find_neighbours',
                                                                                                           'rap_analyzer/platform/loaders.py'),
+                                               'rap_analyzer.platform.loaders.Loaders.find_plugins': ( 'platform/loaders.html#loaders.find_plugins',
+                                                                                                       'rap_analyzer/platform/loaders.py'),
                                                'rap_analyzer.platform.loaders.Loaders.find_similar': ( 'platform/loaders.html#loaders.find_similar',
                                                                                                        'rap_analyzer/platform/loaders.py'),
                                                'rap_analyzer.platform.loaders.Loaders.find_tracks': ( 'platform/loaders.html#loaders.find_tracks',

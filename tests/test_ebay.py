@@ -24,6 +24,8 @@ from rap_analyzer.web import serving
 
 KEPT = """INSERT INTO analyses (tenant_id, sha256, analyzer, version, value, confidence)
 VALUES (current_setting('app.tenant_id'), %s, 'tempo', %s, '{"bpm": 90}', .9) RETURNING 1"""
+LISTED = """INSERT INTO analyzer_plugins (tenant_id, name, version, source, code, analyzers, checks, cost_ms)
+VALUES (current_setting('app.tenant_id'), 'loud', '1', 'loud', repeat('0', 64), '{loudness}', '{}', 1) RETURNING 1"""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,13 @@ def test_the_route_stores_the_action_that_it_was_and_orders_an_analysis_once(sto
         wrong = client.post("/graphql", json={"query": '{ track(id: 42) { analysis(only: ["mood", "gnere"]) { value } } }'})
         assert (wrong.status_code, wrong.json()["error"]) == (
             422, "'gnere': expected analyzers of tempo, genre, mood, lyrics, embedding")
+        named = {"query": '{ track(id: 42) { analysis(only: ["loudness", "tempo"]) { analyzer } } }'}
+        assert client.post("/graphql", json=named).status_code == 422
+        store.query(Query(LISTED))
+        assert client.post("/graphql", json=named).json()["data"]["track"]["analysis"] == [{"analyzer": "tempo"}]
+        store.query(Query("DELETE FROM analyzer_plugins RETURNING 1"))
+        store.query(Query(KEPT.replace("'tempo'", "'loudness'"), (hash_track(store.tracks([42])[0]), ANALYZERS)))
+        assert len(client.post("/graphql", json=named).json()["data"]["track"]["analysis"]) == 2     # what was stored is kept
         assert phone["data"]["track"]["title"] == store.tracks([42])[0].title and len(phone["data"]["track"]["similar"]) == 2
     assert [e[1:] for e in stored(store)] == [("skip", 42), ("play", 1)]
 

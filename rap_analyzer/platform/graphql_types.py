@@ -124,7 +124,7 @@ class ArtistNode:
 # %% ../../nbs/platform/54_graphql_types.ipynb #e5314c9a
 @node
 class AnalysisNode:
-    "What one of the five analyzers found."
+    "What an analyzer found, one of the five or a registered one."
     analyzer: str
     value: JSON | None
     confidence: float = strawberry.field(description="0 to 1")
@@ -167,9 +167,12 @@ class TrackNode(TrackFacts):
     @strawberry.field(description="What the analyzers found, or those named; empty before a job has heard it.")
     async def analysis(self, info: Info, only: list[str] | None = None) -> list[AnalysisNode]:
         "Of all tracks of the question, one statement."
-        if strange := sorted(set(only or ()) - set(FIVE)):
-            raise HTTPException(422, f"{strange[0]!r:.40}: expected analyzers of {', '.join(FIVE)}")
-        found = await info.context.loaders.analyses.load(hash_track(self.known))
+        loaders = info.context.loaders
+        found = await loaders.analyses.load(hash_track(self.known))
+        if strange := set(only or ()) - {*FIVE, *(row[0] for row in found)}:
+            more = await loaders.plugins.load(loaders.store.tenant)
+            for name in sorted(strange - set(more)):
+                raise HTTPException(422, f"{name!r:.40}: expected analyzers of {', '.join([*FIVE, *more])}")
         wanted = [row for row in found if only is None or row[0] in only]
         return [AnalysisNode(analyzer=a, value=v, confidence=c, warnings=w) for a, v, c, w in wanted]
 
