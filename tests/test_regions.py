@@ -95,6 +95,10 @@ def test_a_move_whose_target_is_lost_is_aborted_up_to_its_last_step(labs):
     for i in listeners: say(where, i, f"{i}-before")
     kill_after(labs, 50, "move", STEPS)
     kill_after(labs, 51, "abort", ("decide", "reopen"))                                    # and two aborts die, too
+    late = desk(labs)
+    late.limit_s = .2
+    for ask in (lambda: say(late, 51, "51-between"), lambda: late.page(51)):
+        with pytest.raises(LabError, match="no open home in 'us'.* repeat the call that was interrupted"): ask()
     with line_to(labs, "asia") as (line, far):
         line.dead = True
         for i in listeners[:5]:
@@ -182,7 +186,10 @@ def test_listeners_that_a_process_has_met_are_served_while_the_directory_is_sile
         with pytest.raises(Unavailable, match="region 'us' did not answer"): far.page(71)
         with pytest.raises(Unavailable, match="region 'us' did not answer"): far.move(70, "eu")
         with pytest.raises(Unavailable, match="region 'us' did not answer"): far.abort(70, "eu")
+        where.line("asia").attempt(lambda s: s.con.execute("""INSERT INTO recommendations (tenant_id, listener_id, event_id, time, hits)
+            VALUES ('moving', 70, 'e', now(), '[7]')"""))
         where.move(70, "eu")                                                                # by a process that does reach it
+        assert (far.page(70).hits, far.page(70).stale) == ([7], True)                       # it may have moved once more
         with pytest.raises(Unavailable, match="region 'us' did not answer"): say(far, 70, "silent-71")  # refused, not lost
         line.dead = False
         assert say(far, 70, "silent-71")[1] and found(where, "eu", COUNT, 70) == ["silent-70", "silent-71"]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READ', 'COPY_OF', 'NOT_HOME', 'COPIED', 'NEWER', 'MOST_MB', 'SOME', 'ANNOUNCE', 'CLOSE', 'OPEN', 'RECORD', 'ABORT',
-           'Page', 'accept_at', 'copy_rows']
+           'Page', 'explain_closed', 'accept_at', 'copy_rows']
 
 # %% ../../nbs/giants/22_moves.ipynb #5ad7e1c9
 import time
@@ -43,16 +43,26 @@ COPY_OF = "SELECT hits, made FROM recommendations WHERE listener_id = %s"
 def page(self: Regions, listener: int) -> Page:  # UnknownListener, Unavailable
     "The page that was computed for a listener, from home; from another region, marked, if the home does not answer."
     for anew in (False, True):
-        home = self.find(listener, anew)
+        try: home = self.find(listener, anew)
+        except Unavailable as silent:
+            if not anew: raise
+            return self.find_copy(home, silent)
         try: rows = self.line(home.region).query(Query(READ, (listener, home.epoch)))
         except Unavailable as e:
             if not anew and self.has_moved(home): continue
             return self.find_copy(home, e)
         if rows and (rows[0][0] or anew): break
-    if not rows: raise LabError(f"listener {listener} is being settled in {home.region!r}; try again.")
+    if not rows: raise LabError(explain_closed(home))
     return Page(rows[0][1] or [], rows[0][2], home.region)
 
 # %% ../../nbs/giants/22_moves.ipynb #438f588a
+def explain_closed(home: Home) -> str:
+    "Why a listener is nowhere at home for the moment, and what helps."
+    if home.moving_to: return f"listener {home.listener_id} is moving to {home.moving_to!r}; send it again."
+    return (f"listener {home.listener_id} has no open home in {home.region!r}: a settling or an abort is under way, or was "
+            "interrupted. Try again; if that does not help, repeat the call that was interrupted.")
+
+
 @patch
 def has_moved(self: Regions, home: Home) -> bool:
     "Whether the directory knows a later home; False if it does not answer."
@@ -102,7 +112,7 @@ def track(
             if not self.has_moved(home): raise
             home, end = self.find(e.listener_id), time.monotonic() + self.limit_s
             continue
-        if time.monotonic() > end: raise LabError(f"listener {e.listener_id} is moving to {home.moving_to!r}; send it again.")
+        if time.monotonic() > end: raise LabError(explain_closed(home))
         time.sleep(.02)
         home = self.find(e.listener_id, anew=True)
 
@@ -111,8 +121,8 @@ COPIED = {"listeners": "id", "events": "listener_id", "feature_values": "listene
 NEWER = """(tenant_id, listener_id) DO UPDATE SET (event_id, time, made, hits) = (excluded.event_id, excluded.time, excluded.made,
 excluded.hits) WHERE recommendations.made < excluded.made"""
 MOST_MB = 64  # of one table's rows of a listener
-SOME = """SELECT much, CASE WHEN much <= %s THEN rows::text END FROM (
-    SELECT coalesce(sum(octet_length(t::text)), 0) AS much, json_agg(t) AS rows FROM {table} t WHERE {key} = %s) a"""
+SOME = """SELECT much, CASE WHEN much <= %s THEN (SELECT json_agg(t)::text FROM {table} t WHERE {key} = %s) END
+FROM (SELECT coalesce(sum(octet_length(t::text)), 0) AS much FROM {table} t WHERE {key} = %s) a"""
 ANNOUNCE = """UPDATE homes SET moving_to = %s WHERE listener_id = %s AND region <> %s AND coalesce(moving_to, %s) = %s
 RETURNING region, epoch, moving_to"""
 CLOSE = f"""INSERT INTO residents (tenant_id, listener_id, epoch, open) VALUES ({HERE}, %s, %s, false)
@@ -130,7 +140,7 @@ def copy_rows(
 ) -> None:  # LabError: too much
     "Copy a listener's rows; those that are there already stay, except for an older page."
     for table in tables:
-        (much, text), = source.query(Query(SOME.format(table=table, key=COPIED[table]), (MOST_MB * 2**20, listener)))
+        (much, text), = source.query(Query(SOME.format(table=table, key=COPIED[table]), (MOST_MB * 2**20, listener, listener)))
         if much > MOST_MB * 2**20: raise LabError(f"listener {listener} has more than {MOST_MB} MB of {table}.")
         if not text: continue
         there = NEWER if table == "recommendations" else "DO NOTHING"

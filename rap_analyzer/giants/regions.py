@@ -83,7 +83,7 @@ def dial(self: Line, end: float) -> Session:  # end: by the monotonic clock; Una
 def warm(self: Line, n: int) -> None:
     "Have so many sessions open."
     end = time.monotonic() + self.limit_s
-    for s in [self.dial(end) for _ in range(n - self.free.qsize())]: self.free.put(s)
+    for _ in range(n - self.free.qsize()): self.free.put(self.dial(end))
 
 # %% ../../nbs/giants/22_regions.ipynb #76a8f85c
 @patch
