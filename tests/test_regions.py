@@ -50,6 +50,8 @@ def say(where, listener, name):
 def found(where, line, query, *given): return sorted(i for i, in where.line(line).query(Query(query, given)))
 
 
+PAGE = """INSERT INTO recommendations (tenant_id, listener_id, event_id, time, hits)
+VALUES ('moving', %s, 'e', now(), '[7]')"""
 DIE = """
 import os, sys
 from rap_analyzer.giants.moves import Line, Regions
@@ -158,8 +160,7 @@ def test_what_does_not_exist_and_what_does_not_answer(labs):
     with pytest.raises(ValueError, match="expected a region of us, eu, asia, got 'mars'"): where.move(2, "mars")
     with pytest.raises(UnknownListener, match="no listener 999"): where.page(999)
     with pytest.raises(UnknownListener): say(where, 999, "nobody")
-    where.line("asia").attempt(lambda s: s.con.execute("""INSERT INTO recommendations (tenant_id, listener_id, event_id, time, hits)
-        VALUES ('moving', 2, 'e', now(), '[7]')"""))
+    where.line("asia").attempt(lambda s: s.con.execute(PAGE, (2,)))
     where.move(2, "eu")
     with line_to(labs, "eu") as (line, far):
         assert (far.page(2).hits, far.page(2).region, far.page(2).stale) == ([7], "eu", False)
@@ -186,8 +187,7 @@ def test_listeners_that_a_process_has_met_are_served_while_the_directory_is_sile
         with pytest.raises(Unavailable, match="region 'us' did not answer"): far.page(71)
         with pytest.raises(Unavailable, match="region 'us' did not answer"): far.move(70, "eu")
         with pytest.raises(Unavailable, match="region 'us' did not answer"): far.abort(70, "eu")
-        where.line("asia").attempt(lambda s: s.con.execute("""INSERT INTO recommendations (tenant_id, listener_id, event_id, time, hits)
-            VALUES ('moving', 70, 'e', now(), '[7]')"""))
+        where.line("asia").attempt(lambda s: s.con.execute(PAGE, (70,)))
         where.move(70, "eu")                                                                # by a process that does reach it
         assert (far.page(70).hits, far.page(70).stale) == ([7], True)                       # it may have moved once more
         with pytest.raises(Unavailable, match="region 'us' did not answer"): say(far, 70, "silent-71")  # refused, not lost
