@@ -144,6 +144,19 @@ def test_a_whole_that_begins_anew_takes_its_dead_part_along(jobs, own, monkeypat
     assert not jobs.listing()                                            # asked for again, it begins with nothing
 
 
+def test_a_part_that_another_version_did_leaves_the_whole_undone(jobs, own, monkeypatch):
+    own("lyrics")
+    job, _ = accept_track(jobs.store, 1)
+    run_job(jobs, str(job.id))
+    lyrics, rest = sorted((j for j in jobs.listing() if j.kind == PART), key=lambda j: j.queue)
+    with monkeypatch.context() as m:
+        m.setattr("rap_analyzer.serve.analysis.ANALYZERS", "five-next")
+        assert run_job(jobs, str(lyrics.id)) == "done"
+    assert run_job(jobs, str(rest.id)) == "done"
+    until(lambda: run_job(jobs, str(job.id)) == "waiting", wait_s=5)
+    assert (now := jobs.get(job.id)).attempt == 1 and "lyrics: done, but not as five-" in now.reason, now
+
+
 def test_retry_and_drop_take_a_jobs_own_parts_and_nothing_else(jobs):
     made = [("analyze", "a:5"), (PART, "a:5:mood"), (PART, "a:5+ab:mood"), (PART, "a:50:mood"), (PART, "b:1"), (PART, "b:1:x"),
             ("recommend", "like:a"), ("recommend", "like:a:b"), (PART, "like:a:c")]  # what follows `like:` is the client's

@@ -69,9 +69,9 @@ def patch(objects: list[dict], target: dict, operations: list[dict]) -> None:
         part = o
         for step in way: part = part[int(step)] if isinstance(part, list) else part[step]
         last = int(last) if isinstance(part, list) else last
-        assert last in part if isinstance(part, dict) else last < len(part), op
+        assert (last in part) == (op["op"] != "add") if isinstance(part, dict) else last < len(part), op
         if op["op"] == "remove": del part[last]
-        else: part[last] = {"replace": op["value"]}[op["op"]]
+        else: part[last] = {"replace": op["value"], "add": op["value"]}[op["op"]]
 
 
 def finish(o: dict, k: dict, names: set[str]) -> None:
@@ -200,6 +200,10 @@ def unserved(objects: list[dict]) -> list[str]:
     set_, served = {*QUEUES, *(OWN + name for name in own.split())}, {}
     for o in objects:
         if o["kind"] == "Deployment": served |= {q: [*served.get(q, ()), o["metadata"]["name"]] for q in set(queues_of(o))}
+    read = [o for o in objects if own and o["kind"] == "Deployment" and o["metadata"]["name"] in ("api", "worker")]
+    for o in read:
+        if o["spec"]["template"]["metadata"].get("annotations", {}).get("rap/own-queues") != own:
+            return [f"{o['metadata']['name']} is not restarted with the list {own!r}"]
     if own and "*" in served: return [f"{served['*'][0]} starts a process for each analyzer's queue besides its pods"]
     found = [f"no pod works for {q}" for q in sorted(set_ - set(served))]
     found += [f"{who[0]} works for {q}, which is not set" for q, who in served.items() if q not in {*set_, "*"}]
@@ -351,6 +355,8 @@ BREAKS = {  # what somebody changes: where, and what is said
     "a queue without pods": ("Deployment", "worker-mood", "spec.template.spec.containers.0.args", ["rap-analyzer", "api"],
                              "no pod works for analyze-mood"),
     "pods without a queue": ("ConfigMap", "rap", "data.RAP_WORKER_OWN_QUEUES", "", "which is not set"),
+    "a list that restarts no pod": ("ConfigMap", "rap", "data.RAP_WORKER_OWN_QUEUES", "tempo genre lyrics mood",
+                                   "is not restarted"),
     "processes besides the pods": ("Deployment", "worker", "spec.template.spec.containers.0.args", ["rap-analyzer", "worker"],
                                    "besides its pods"),
     "another one's queue": ("HorizontalPodAutoscaler", "worker-mood", "spec.metrics.1.external.metric.selector.matchLabels.queue",
@@ -359,7 +365,8 @@ BREAKS = {  # what somebody changes: where, and what is said
 }
 
 
-WITH_QUEUES = {"a queue without pods", "pods without a queue", "processes besides the pods", "another one's queue"}
+WITH_QUEUES = {"a queue without pods", "a list that restarts no pod", "pods without a queue", "processes besides the pods",
+               "another one's queue"}
 
 
 def change(o: dict, path: str, value: object) -> None:

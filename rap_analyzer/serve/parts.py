@@ -35,7 +35,7 @@ def list_needs(name: str) -> list[str]:  # LookupError: no such analyzer
 
 
 def list_plugin_needs(names: Iterable[str]) -> list[str]:
-    "Which of the five have to run before these plugins can; a plugin that is not installed here needs none."
+    "What these plugins need or would like of the five, with repeats; a plugin that is not installed here: none."
     known = discover().plugins
     return [n for name in names if name in known for need in known[name].needs if (n := need.rstrip("?")) in FIVE]
 
@@ -103,5 +103,8 @@ def analyze_whole(attempt: Attempt) -> Outcome:
     out = {name: why for p in parts for name, why in p.result["left_out"].items()}
     asked = [*FIVE, *(name for name, _ in job.payload.get("plugins", ()) if name not in out)]
     heard = join(parts, attempt.store.query(Query(FOUND, (job.payload["sha256"], ANALYZERS, asked))))
+    if lost := [name for name in FIVE if name not in heard and name not in out]:
+        raise LabError(f"{' and '.join(lost)}: done, but not as {ANALYZERS}. Another version did it, whose workers may join it. "
+                       "If none does, drop this job and ask again.")
     found = describe({k: v for k, v in job.payload.items() if k != "plugins"}, heard)
     return Outcome(found | ({"left_out": out} if "plugins" in job.payload else {}))
