@@ -149,7 +149,7 @@ def analyze_files(
 
 # %% ../../nbs/analyzer/65_batch.ipynb #5569a854
 def map_unordered(hands: Sequence[Callable], jobs: Iterable, stop: Callable[[], None]) -> Iterator:  # results, as they come
-    "Give jobs to several functions, each in a thread of its own, whoever is free; `stop` ends those that work when we leave."
+    "Give jobs to several functions, each in a thread of its own, as soon as it is free; `stop` ends what is left."
     source, lock, out, ended = iter(jobs), threading.Lock(), queue.Queue(2 * len(hands)), threading.Event()
     def run(hand: Callable) -> None:
         try:
