@@ -33,26 +33,23 @@ def live(
 
 
 def judge(markets: int, seed: int, each: Callable[[str], None] = print, jobs: int = 2) -> dict[str, object]:
-    "The worst tenth of each market, and the tenths of all promises together."
-    def said(t: Tenth) -> str: return f"promised {t.promised:.1%}, came {t.came:.1%} [{t.low:.1%}, {t.high:.1%}] of {t.n:,}"
-    lived, worst, tenths_of, refuted = [], [], [], 0
+    "How far off the worst tenth is, in each market and in all together; a tenth with too few releases joins its neighbour."
+    def said(t: Tenth) -> str:
+        return f"promised {t.promised:.1%}, came {t.came:.1%} ({t.error:+.1%}) [{t.low:.1%}, {t.high:.1%}] of {t.n:,}"
+    lived, found = [], []
     with ProcessPoolExecutor(jobs) as pool:
         for m in (pool.map if jobs > 1 else map)(live, range(seed, seed + markets)):
-            tenths = measure_truth(m.chance, m.success, m.future, LEAST)
-            w = max(tenths, key=lambda t: abs(t.error))
             lived.append(m)
-            worst.append(100 * abs(w.error))
-            tenths_of.append(len(tenths))
-            refuted += any(t.low > t.promised + BOUND or t.high < t.promised - BOUND for t in tenths)
-            each(f"market {m.seed}: {len(tenths)} tenths, the worst {100 * w.error:+.1f} points: {said(w)}")
-    all_ = measure_truth(*(np.concatenate([getattr(m, name) for m in lived]) for name in ("chance", "success")),
-                         np.concatenate([m.future + FUTURES * i for i, m in enumerate(lived)]), LEAST)
-    for t in all_: each(f"all: {said(t)}")
-    return {"worst": worst, "pooled": pooled(all_), "releases": sum(len(m.chance) for m in lived), "tenths": sum(tenths_of),
-            "within": int(sum(w <= 100 * BOUND for w in worst)), "refuted": int(refuted),
-            "outside": sum(not bool(t.low <= t.promised <= t.high) for t in all_)}
+            found.append(measure_truth(m.chance, m.success, m.future, LEAST))
+            each(f"market {m.seed}: {len(found[-1])} tenths, merged where thin, the worst: {said(find_worst(found[-1]))}")
+    pooled = measure_truth(*(np.concatenate([getattr(m, name) for m in lived]) for name in ("chance", "success")),
+                           np.concatenate([m.future + FUTURES * i for i, m in enumerate(lived)]), LEAST)
+    for t in pooled: each(f"all: {said(t)}")
+    worst = [100 * abs(find_worst(tenths).error) for tenths in found]
+    refuted = sum(any(t.low > t.promised + BOUND or t.high < t.promised - BOUND for t in tenths) for tenths in found)
+    return {"worst": worst, "pooled": 100 * abs(find_worst(pooled).error), "releases": sum(len(m.chance) for m in lived),
+            "tenths": sum(map(len, found)), "within": int(sum(w <= 100 * BOUND for w in worst)), "refuted": int(refuted),
+            "outside": int(sum(not t.low <= t.promised <= t.high for t in pooled))}
 
 
-def pooled(tenths: list[Tenth]) -> float:  # points
-    "How far off the worst tenth is."
-    return 100 * max(abs(t.error) for t in tenths)
+def find_worst(tenths: list[Tenth]) -> Tenth: return max(tenths, key=lambda t: abs(t.error))

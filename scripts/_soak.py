@@ -20,7 +20,8 @@
 - `scripts/soak contract` asks each operation two hundred times, within its schema and beyond it, and five thousand documents
   in GraphQL.
 - `scripts/soak decisions` breaks each part that decisions rest on, again and again, and measures all of them each time.
-- `scripts/soak success` makes forecasts in sixteen markets, and holds each tenth of each market to five points of its true chances.
+- `scripts/soak success` makes forecasts in sixteen markets, and holds each tenth of each market to five points of its
+  true chances; a tenth with fewer than 150 releases joins its neighbour.
 - `scripts/soak records` prints the last record of each, and which are stale: the source is another since.
 
 What a proof found is recorded with commit and source hash (`soak.jobs` among the lab's runs) and printed as JSON; the exit code is
@@ -302,7 +303,7 @@ def soak_giants(params: dict) -> dict:
 
 
 def soak_success(params: dict) -> dict:
-    "Chances of success in many markets: in each tenth of each market, as many come as were promised, over its futures."
+    "Chances of success in many markets: in each tenth (thin ones merged) of each, as many come as were promised, over its futures."
     asked = {k: params[k] for k in OPTIONS["success"]}
     found = _calibration.judge(**asked, each=lambda said: print(said, file=sys.stderr, flush=True))
     verdict = found["within"] == params["markets"]

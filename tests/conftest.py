@@ -12,7 +12,7 @@ transports.create_ssl_context = cache(transports.create_ssl_context)  # read cer
 DEAREST = ("first", "stack", "drill", "faults", "catalog", "folder", "api", "book", "performance", "analyzers",
            "compose")  # begun first
 SPREAD = "exercises", "exercises_performance", "exercises_music", "learn"  # last; any worker takes any of their tests
-TOGETHER = "::test_a_review[", "::test_each_of_the_eight_by_itself["  # but these: they share a fixture that is dear to make
+TOGETHER = "::test_a_review[", "::test_each_of_the_eight_by_itself["  # not these: a dear fixture (pytest 9.2 drops xdist_group)
 
 
 @pytest.hookimpl(trylast=True)

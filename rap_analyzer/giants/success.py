@@ -158,7 +158,7 @@ def measure_truth(
     chance: np.ndarray, success: np.ndarray, future: np.ndarray,  # of the same releases, again and again
     least: int = 150,  # releases of a tenth, in a future on average
 ) -> list[Tenth]:  # ValueError: fewer, or one future only
-    "What came of what was promised, in each tenth, over the futures of one market; the interval is that of their luck."
+    "What came of what was promised, in each tenth (thin ones merged), over the futures of one market; the interval is their luck."
     chance, y, (_, f) = np.asarray(chance, float), np.asarray(success, float), np.unique(future, return_inverse=True)
     times, found = int(f.max()) + 1, []
     if times < 2: raise ValueError("expected two futures at least, got one")
